@@ -1,0 +1,1 @@
+"""What has weights: value heads, scoring, loading, and tiny models for tests."""

@@ -1,0 +1,1 @@
+"""What decides when to step: the on-policy base, REINFORCE and PPO, and the callbacks that watch them."""
