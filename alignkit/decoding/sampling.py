@@ -1,0 +1,183 @@
+"""Plain sampling, the plainest decoder: the second place that knows what kind of generator it has.
+
+A decoder turns prompts into completions and says how likely it made them. It runs inside `generate()` as its
+`custom_generate` callable, so that caches, encoders, logits processors and stopping criteria are the host's. Training
+takes its completions from a decoder, and keeps the log-probabilities and values seen on the way.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
+
+
+@dataclass
+class Completions:
+    """What a decoder gives for B prompts.
+
+    Attributes:
+        prompt_ids: (B, P) padded on the left.
+        prompt_mask: (B, P).
+        completion_ids: (B, T) padded on the right.
+        completion_mask: (B, T) 1 up to and including the end-of-sequence token.
+        log_probs: (B, T) log-probability of each token under the policy at the sampling temperature, before any
+            truncation (top-k, top-p); None if the decoder does not know it.
+        values: (B, T) value of the state each token was chosen in; None without a value head.
+        log_density: (B,) log-density of the whole completion under the decoder itself, truncation included.
+    """
+
+    prompt_ids: torch.Tensor
+    prompt_mask: torch.Tensor
+    completion_ids: torch.Tensor
+    completion_mask: torch.Tensor
+    log_probs: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+    log_density: torch.Tensor | None = None
+
+    def lengths(self) -> torch.Tensor:
+        """(B,) tokens of each completion, its end-of-sequence token included."""
+        return self.completion_mask.sum(1)
+
+    def ids(self) -> list[list[int]]:
+        """The completions' token ids, one list each, end-of-sequence token included and padding left out."""
+        return [
+            row[keep].tolist()
+            for row, keep in zip(self.completion_ids.cpu(), self.completion_mask.bool().cpu(), strict=True)
+        ]
+
+
+class Decoder(Protocol):
+    """What chooses the next token. `GenerationConfig` says how long and how hot."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        generation_config: GenerationConfig,
+        *,
+        synced_gpus: bool | None = None,
+    ) -> Completions: ...
+
+
+class SamplingDecoder:
+    """Sample token by token (greedily if `do_sample` is False), and remember how likely each token was.
+
+    Args:
+        with_values: also keep the value head's view of each state; needs a model with one on a shared trunk.
+    """
+
+    def __init__(self, with_values: bool = False):
+        self.with_values = with_values
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        generation_config: GenerationConfig,
+        *,
+        synced_gpus: bool | None = None,
+    ) -> Completions:
+        """Complete `prompt_ids` (B, P), padded on the left, with `prompt_mask` (B, P)."""
+        loop = _SamplingLoop(self.with_values)
+        # `Trainer` may have left the model in training mode, with dropout that scoring does not have
+        was_training = model.training
+        model.eval()
+        try:
+            model.generate(
+                input_ids=prompt_ids,
+                attention_mask=prompt_mask,
+                generation_config=generation_config,
+                custom_generate=loop,
+                synced_gpus=synced_gpus,
+            )
+        finally:
+            model.train(was_training)
+        mask = torch.stack(loop.alive, 1)
+        values = torch.stack(loop.values, 1) * mask if loop.values else None
+        return Completions(
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            completion_ids=torch.stack(loop.tokens, 1),
+            completion_mask=mask.long(),
+            log_probs=torch.stack(loop.log_probs, 1) * mask,
+            values=values,
+            log_density=(torch.stack(loop.log_densities, 1) * mask).sum(1),
+        )
+
+
+class _SamplingLoop:
+    """The `custom_generate` callable: the sampling loop of `generate`, with a memory."""
+
+    def __init__(self, with_values: bool):
+        self.with_values = with_values
+        self.tokens: list[torch.Tensor] = []
+        self.alive: list[torch.Tensor] = []
+        self.log_probs: list[torch.Tensor] = []
+        self.log_densities: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> torch.Tensor:
+        value_head = _value_head(model) if self.with_values else None
+        temperature = generation_config.temperature if generation_config.do_sample else 1.0
+        pad = generation_config._pad_token_tensor
+        unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        all_finished = False
+        while model._has_unfinished_sequences(all_finished, synced_gpus, device=input_ids.device):
+            inputs = model.prepare_inputs_for_generation(
+                input_ids,
+                next_sequence_length=1 if self.tokens and model_kwargs.get("use_cache") else None,
+                is_first_iteration=not self.tokens,
+                **model_kwargs,
+            )
+            outputs = model(**inputs, return_dict=True, output_hidden_states=value_head is not None)
+            model_kwargs = model._update_model_kwargs_for_generation(
+                outputs, model_kwargs, is_encoder_decoder=model.config.is_encoder_decoder
+            )
+            if synced_gpus and all_finished:  # other ranks still sample: keep them company in the forward only
+                continue
+            logits = outputs.logits[:, -1].float()
+            scores = logits_processor(input_ids, logits)
+            if generation_config.do_sample:
+                tokens = torch.multinomial(scores.softmax(-1), 1).squeeze(1)
+            else:
+                tokens = scores.argmax(-1)
+            at_token = tokens[:, None]
+            self.log_probs.append((logits / temperature).log_softmax(-1).gather(-1, at_token).squeeze(-1))
+            self.log_densities.append(scores.log_softmax(-1).gather(-1, at_token).squeeze(-1))
+            if value_head is not None:
+                states = getattr(outputs, "decoder_hidden_states", None) or outputs.hidden_states
+                self.values.append(value_head(states[-1][:, -1]))
+            if pad is not None:
+                tokens = torch.where(unfinished, tokens, pad.to(tokens))
+            self.tokens.append(tokens)
+            self.alive.append(unfinished.clone())
+            input_ids = torch.cat([input_ids, tokens[:, None]], -1)
+            unfinished = unfinished & ~stopping_criteria(input_ids, None)
+            all_finished = not bool(unfinished.any())
+        return input_ids
+
+
+def _value_head(model: PreTrainedModel) -> nn.Module:
+    if not hasattr(model, HEAD_NAME) or hasattr(model, CRITIC_NAME):
+        raise ValueError(
+            "values can be kept while sampling only from a value head on the policy's own trunk; "
+            f"{type(model).__name__} has {'a separate critic' if hasattr(model, CRITIC_NAME) else 'no value head'}"
+        )
+    return getattr(model, HEAD_NAME)

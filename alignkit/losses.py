@@ -1,0 +1,66 @@
+"""Losses as pure functions of tensors. Each returns per-token losses; the trainer masks, sums and normalises them.
+
+Notation: B completions, T tokens of the longest one.
+"""
+
+import torch
+
+_MAX_LOG_RATIO = 20.0
+
+
+def probability_ratio(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> torch.Tensor:
+    """`pi(a|s) / pi_old(a|s)`, (B, T); the log-ratio is clamped to +-20 nats so that nothing overflows."""
+    return torch.exp((log_probs - old_log_probs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+
+
+def clipped_policy_loss(
+    log_probs: torch.Tensor, old_log_probs: torch.Tensor, advantages: torch.Tensor, cliprange: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """PPO's clipped surrogate, negated (Schulman et al. 2017, Eq. 7).
+
+    Args:
+        log_probs: (B, T) under the policy being trained.
+        old_log_probs: (B, T) under the policy that sampled.
+        advantages: (B, T).
+        cliprange: the ratio is held within 1 +- cliprange.
+
+    Returns:
+        per-token loss (B, T), and where the clipped branch was taken (B, T, bool).
+    """
+    ratio = probability_ratio(log_probs, old_log_probs)
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
+    return torch.maximum(plain, clipped), clipped > plain
+
+
+def clipped_value_loss(
+    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Half the squared error of the value, with the change since sampling clipped (the "PPO2" value loss).
+
+    Args:
+        values: (B, T) from the value head now.
+        old_values: (B, T) seen while sampling.
+        returns: (B, T) targets.
+        cliprange: the value may move this far from the old one; None does not clip.
+
+    Returns:
+        per-token loss (B, T), and where the clipped branch was taken (B, T, bool).
+    """
+    plain = (values - returns) ** 2
+    if cliprange is None:
+        return 0.5 * plain, torch.zeros_like(plain, dtype=torch.bool)
+    held = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    clipped = (held - returns) ** 2
+    return 0.5 * torch.maximum(plain, clipped), clipped > plain
+
+
+def reinforce_loss(log_probs: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """`-A_t log pi(a_t|s_t)`, whose gradient is the score-function estimator (Williams 1992); (B, T)."""
+    return -advantages.detach() * log_probs
+
+
+def approximate_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> torch.Tensor:
+    """Per-token KL(old || new), estimated as `(ratio - 1) - log ratio` from samples of the old policy; (B, T), >= 0."""
+    log_ratio = (log_probs - old_log_probs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    return torch.expm1(log_ratio) - log_ratio

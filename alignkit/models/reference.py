@@ -1,0 +1,42 @@
+"""The reference model: what the policy was before training, for the KL penalty and for judging what training changed."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+
+from alignkit.models.scoring import add_scoring
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of `model` in evaluation mode whose weights do not train, ready to score completions.
+
+    Take it before a value head or scoring is added to the original.
+    """
+    reference = copy.deepcopy(model)
+    reference.requires_grad_(False)
+    reference.eval()
+    add_scoring(reference)
+    return reference
+
+
+@contextmanager
+def reference_of(policy: nn.Module, reference: nn.Module | None) -> Iterator[nn.Module]:
+    """The model to score with: `reference` if there is one, else the policy with its adapter switched off.
+
+    With LoRA the base weights *are* the reference, which saves a copy of the model.
+    """
+    if reference is not None:
+        yield reference
+        return
+    unwrapped = policy.module if hasattr(policy, "module") else policy
+    if not isinstance(unwrapped, PeftModel):
+        raise ValueError(
+            f"no reference model was given and {type(unwrapped).__name__} has no adapter to switch off; "
+            "pass ref_model, or train with peft_config"
+        )
+    with unwrapped.disable_adapter():
+        yield policy

@@ -1,0 +1,201 @@
+"""How likely a model finds given completions: one of the two places that know what kind of generator it is.
+
+`score_completions` takes any generator: a causal LM reads prompt and completion as one sequence, an encoder-decoder
+reads the prompt in its encoder and the completion in its decoder. Positions are passed explicitly: without them a
+model with learned positions scores a left-padded prompt differently from how it sampled from it.
+
+The computation runs inside the model's `forward`, because DDP and FSDP synchronise only what comes out of it. Hence
+`add_scoring`, which teaches a model's forward one more way of being called.
+"""
+
+import functools
+import inspect
+from types import MethodType
+from typing import Any, TypedDict
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from alignkit.models.head import chunked_log_probs, log_probs_from_logits
+from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
+
+
+class Scores(TypedDict):
+    """What scoring gives for B completions of at most T tokens; positions outside the mask hold 0."""
+
+    log_probs: torch.Tensor
+    """(B, T) log-probability of each token, in nats."""
+    entropy: torch.Tensor
+    """(B, T) entropy of the distribution it was drawn from, in nats."""
+    values: torch.Tensor | None
+    """(B, T) value of the state in which it was chosen, if there is a value head."""
+
+
+def position_ids_of(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Positions that count real tokens only: (B, L) -> (B, L), padding at 0. The same as `generate` uses."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def add_scoring(model: PreTrainedModel) -> None:
+    """Let `model(..., completion_ids=...)` return `Scores`; every other call is the model's own forward.
+
+    Call it on the model itself (inside PEFT, before DDP or FSDP); a second call changes nothing.
+    """
+    if getattr(model, "_alignkit_scoring", False):
+        return
+    original = model.forward
+
+    @functools.wraps(type(model).forward)  # keeps the signature that `generate` validates its arguments against
+    def forward(
+        self: PreTrainedModel,
+        *args: Any,
+        completion_ids: torch.Tensor | None = None,
+        completion_mask: torch.Tensor | None = None,
+        inverse_temperature: torch.Tensor | None = None,
+        values: str = "none",
+        **kwargs: Any,
+    ) -> Any:
+        if completion_ids is None:
+            return original(*args, **kwargs)
+        batch = (kwargs["input_ids"], kwargs["attention_mask"], completion_ids, completion_mask.bool())
+        return _score(self, original, *batch, inverse_temperature, values)
+
+    model._alignkit_scoring = True
+    model._alignkit_plain_head = _head_is_plain(model, original)
+    model.forward = MethodType(forward, model)
+
+
+def score_completions(
+    model: nn.Module,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    completion_ids: torch.Tensor,
+    completion_mask: torch.Tensor,
+    *,
+    temperature: float | torch.Tensor = 1.0,
+    values: str = "none",
+) -> Scores:
+    """Log-probabilities, entropies and (optionally) values of completions.
+
+    Args:
+        model: a generator prepared by `add_scoring`, wrapped (PEFT, DDP, FSDP) or not.
+        prompt_ids: (B, P), padded on the left.
+        prompt_mask: (B, P), 1 for real tokens.
+        completion_ids: (B, T), padded on the right.
+        completion_mask: (B, T), 1 up to and including the end-of-sequence token.
+        temperature: divides the logits; a number or one per row (B,).
+        values: `none`; `full` runs the value head; `detached` runs it on detached states, so that the trunk learns
+            nothing from the value loss.
+    """
+    inverse = torch.as_tensor(1.0 / temperature, dtype=torch.float32, device=prompt_ids.device)
+    return model(
+        input_ids=prompt_ids,
+        attention_mask=prompt_mask,
+        completion_ids=completion_ids,
+        completion_mask=completion_mask,
+        inverse_temperature=inverse.expand(len(prompt_ids)),
+        values=values,
+    )
+
+
+def _score(
+    model: PreTrainedModel,
+    original: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    completion_ids: torch.Tensor,
+    completion_mask: torch.Tensor,
+    inverse_temperature: torch.Tensor,
+    values: str,
+) -> dict[str, Any]:
+    inputs = _inputs(model, input_ids, attention_mask, completion_ids, completion_mask)
+    keep = completion_ids.shape[1]
+    kept = completion_mask
+    labels = completion_ids[kept]
+    inverse = inverse_temperature[:, None].expand_as(completion_ids)[kept]
+    if model._alignkit_plain_head:
+        hidden = _backbone(model)(**inputs, use_cache=False).last_hidden_state
+        hidden = _predicting_states(model, hidden, keep)
+        log_probs, entropies = chunked_log_probs(hidden[kept], model.get_output_embeddings(), labels, inverse)
+    else:
+        outputs = original(**inputs, output_hidden_states=True, use_cache=False)
+        hidden = _predicting_states(model, _last_hidden(outputs), keep)
+        logits = _predicting_states(model, outputs.logits, keep)
+        log_probs, entropies = log_probs_from_logits(logits[kept], labels, inverse)
+    state_values = None
+    if values != "none":
+        states = hidden
+        if hasattr(model, CRITIC_NAME):
+            # the critic's language-model head is an identity: its "logits" are its hidden states
+            critic_outputs = getattr(model, CRITIC_NAME)(**inputs, use_cache=False)
+            states = _predicting_states(model, critic_outputs.logits, keep)
+        states = states.detach() if values == "detached" else states
+        state_values = _spread(getattr(model, HEAD_NAME)(states[kept]), kept)
+    return {"log_probs": _spread(log_probs, kept), "entropy": _spread(entropies, kept), "values": state_values}
+
+
+def _spread(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    # masked_scatter keeps the graph when no position is kept: a batch with nothing to learn from still has a backward
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+
+
+def _inputs(
+    model: PreTrainedModel,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    completion_ids: torch.Tensor,
+    completion_mask: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    if model.config.is_encoder_decoder:
+        labels = completion_ids.masked_fill(~completion_mask, -100)
+        return {
+            "input_ids": prompt_ids,
+            "attention_mask": prompt_mask,
+            "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels),
+        }
+    mask = torch.cat([prompt_mask.long(), completion_mask.long()], 1)
+    inputs = {"input_ids": torch.cat([prompt_ids, completion_ids], 1), "attention_mask": mask}
+    if accepts_position_ids(model):
+        inputs["position_ids"] = position_ids_of(mask)
+    return inputs
+
+
+def accepts_position_ids(model: PreTrainedModel) -> bool:
+    """Whether the model's forward takes `position_ids`."""
+    return "position_ids" in inspect.signature(type(model).forward).parameters
+
+
+def _predicting_states(model: PreTrainedModel, states: torch.Tensor, keep: int) -> torch.Tensor:
+    """The `keep` states that predict the completion's tokens: one place to the left in a causal model."""
+    return states if model.config.is_encoder_decoder else states[:, -keep - 1 : -1]
+
+
+def _last_hidden(outputs: Any) -> torch.Tensor:
+    states = getattr(outputs, "decoder_hidden_states", None) or outputs.hidden_states
+    return states[-1]
+
+
+def _backbone(model: PreTrainedModel) -> nn.Module | None:
+    # looked up at each call: PEFT and FSDP replace modules after the forward was taught to score
+    backbone = getattr(model, model.base_model_prefix, None) if model.base_model_prefix else None
+    return None if backbone is model else backbone
+
+
+@torch.no_grad()
+def _head_is_plain(model: PreTrainedModel, original: Any) -> bool:
+    """Whether logits are just `head(hidden)`. Some families scale or cap them; those go the model's own way.
+
+    Found out by trying, on three tokens, rather than from a list of architectures that would grow old.
+    """
+    head, backbone = model.get_output_embeddings(), _backbone(model)
+    if model.config.is_encoder_decoder or backbone is None or type(head) is not nn.Linear:
+        return False
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(3, device=model.device)[None] % model.config.get_text_config().vocab_size
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    logits = original(**inputs).logits.float()
+    ours = head(backbone(**inputs).last_hidden_state).float()
+    model.train(was_training)
+    return bool(torch.allclose(logits, ours, rtol=1e-3, atol=1e-3))

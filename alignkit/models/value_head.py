@@ -1,0 +1,116 @@
+"""The critic: a scalar per state, on the policy's own trunk or on a trunk of its own."""
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from alignkit.errors import ModelError
+
+HEAD_NAME = "value_head"
+CRITIC_NAME = "critic"
+HEAD_FILE = "value_head.safetensors"
+
+
+class ValueHead(nn.Module):
+    """Linear map from hidden state to value, computed in float32. It starts at zero: the first values are all 0.
+
+    Args:
+        hidden_size: width of the hidden states.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (...)."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            weight, bias = self.linear.weight.float(), self.linear.bias.float()
+            return nn.functional.linear(hidden.float(), weight, bias).squeeze(-1)
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """Width of the states that the language-model head reads."""
+    config = model.config.get_text_config(decoder=True)
+    for name in ("hidden_size", "d_model", "n_embd"):
+        if getattr(config, name, None):
+            return int(getattr(config, name))
+    raise ModelError(
+        f"cannot tell the hidden size of {type(model).__name__}: its config has none of hidden_size, d_model, n_embd"
+    )
+
+
+def attach_value_head(model: PreTrainedModel, *, separate_critic: bool = False, source: str | None = None) -> None:
+    """Give `model` a `value_head` (and a `critic` trunk), as submodules, so that every checkpoint carries them.
+
+    Args:
+        model: the policy, before PEFT wraps it.
+        separate_critic: deep-copy the model as the critic's trunk instead of sharing the policy's.
+        source: folder the model was loaded from; a head (or critic) saved there is restored.
+    """
+    model.add_module(HEAD_NAME, ValueHead(hidden_size(model)).to(model.device))
+    if separate_critic:
+        critic = copy.deepcopy(model)
+        del critic.value_head
+        # its language-model head predicts nothing: keep it out of checkpoints, gradients and tied-weight bookkeeping
+        critic.set_output_embeddings(nn.Identity())
+        critic._tied_weights_keys = None
+        model.add_module(CRITIC_NAME, critic)
+    if source is not None:
+        restore_value_head(model, source)
+
+
+def restore_value_head(model: PreTrainedModel, folder: str) -> bool:
+    """Load `value_head.*` and `critic.*` from the safetensors files of `folder`; False if it holds none.
+
+    Raises:
+        ModelError: the folder holds a head whose shapes do not fit this model.
+    """
+    wanted, _ = split_head(model.state_dict())
+    found: dict[str, torch.Tensor] = {}
+    for file in sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []:
+        with safe_open(file, framework="pt") as tensors:
+            found.update({name: tensors.get_tensor(name) for name in tensors.keys() if name in wanted})  # noqa: SIM118
+    if not found:
+        return False
+    misfits = [name for name in found if found[name].shape != wanted[name].shape]
+    storages = {wanted[name].data_ptr() for name in found}  # tied weights are saved under one of their names
+    missing = [name for name, tensor in wanted.items() if name not in found and tensor.data_ptr() not in storages]
+    if misfits or missing:
+        raise ModelError(
+            f"the value head saved in {folder} does not fit: wrong shape {misfits or 'none'}, missing "
+            f"{missing or 'none'}; train with the settings it was saved with (separate_critic among them)"
+        )
+    model.load_state_dict(found, strict=False)
+    return True
+
+
+def split_head(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Part a state dict into the critic's tensors (`value_head.*`, `critic.*`) and the policy's own."""
+    prefixes = (f"{HEAD_NAME}.", f"{CRITIC_NAME}.")
+    head = {name: tensor for name, tensor in state.items() if name.startswith(prefixes)}
+    return head, {name: tensor for name, tensor in state.items() if name not in head}
+
+
+def save_value_head(head: dict[str, torch.Tensor], folder: str) -> None:
+    """Write the critic's tensors to `value_head.safetensors`, apart from the policy's: the folder stays loadable by
+    plain transformers without a word about unexpected keys."""
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in head.items():
+        if tensor.data_ptr() not in seen:  # of tied weights one name is enough
+            seen.add(tensor.data_ptr())
+            kept[name] = tensor.detach().cpu().contiguous()
+    save_file(kept, str(Path(folder) / HEAD_FILE), metadata={"format": "pt"})
+
+
+def trainable_head_names(model: PreTrainedModel) -> list[str]:
+    """Modules that PEFT must train and save whole (`modules_to_save`)."""
+    return [HEAD_NAME] if hasattr(model, HEAD_NAME) else []
