@@ -1,0 +1,63 @@
+"""Publishes a finished run: copies what docs/results.md needs out of its folder.
+
+    python scripts/add_result.py runs/sentiment/ppo --study sentiment --method ppo
+
+It takes results.json, the recipe, the held-out rows of metrics.jsonl, and of environment.json the versions and the
+machine's kind. Models, samples and paths stay where they are.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCAL_PATH = re.compile(r"(?<![\w.])(?:/[\w.~-]+){2,}")
+
+
+def held_out_rows(metrics: Path) -> list[dict]:
+    """The rows that an evaluation logged, with their step and nothing but `eval_` figures."""
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    kept = [{key: row[key] for key in row if key == "step" or key.startswith("eval_")} for row in rows]
+    return [row for row in kept if len(row) > 1]
+
+
+def without_paths(value):
+    """The value with every absolute path reduced to its last part."""
+    if isinstance(value, dict):
+        return {key: without_paths(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_paths(part) for part in value]
+    return LOCAL_PATH.sub(lambda match: Path(match.group()).name, value) if isinstance(value, str) else value
+
+
+def publish(run: Path, study: str, method: str, results: Path) -> Path:
+    """Copies the run under `results/study/method/seed-<n>/`; returns that folder."""
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    target = results / study / method / f"seed-{environment['seed']}"
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    for name in ("results.json", "environment.json"):
+        content = without_paths(json.loads((run / name).read_text(encoding="utf-8")))
+        (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    recipe = LOCAL_PATH.sub(lambda match: Path(match.group()).name, (run / "recipe.yaml").read_text(encoding="utf-8"))
+    (target / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    rows = held_out_rows(run / "metrics.jsonl")
+    (target / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return target
+
+
+def main() -> None:
+    """Reads the command line and publishes one run."""
+    parser = argparse.ArgumentParser(description="Copy what docs/results.md needs out of a finished run's folder.")
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--study", required=True, help="the study it belongs to: a folder of docs/results/")
+    parser.add_argument("--method", required=True, help="the row of the table, such as ppo")
+    arguments = parser.parse_args()
+    print(publish(arguments.run, arguments.study, arguments.method, ROOT / "docs" / "results"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Writes docs/results.md and its plots from the published runs in docs/results/.
+
+    python scripts/make_results.py            write the page and the plots
+    python scripts/make_results.py --check    exit 1 where the page is not what the runs say
+
+One folder a study:
+
+    docs/results/sentiment/study.yaml                       title, text, columns, plot
+    docs/results/sentiment/ppo/seed-1/results.json          a run's results ("before" and "after"), one folder a seed
+    docs/results/sentiment/ppo/seed-1/metrics.jsonl         optional: its held-out curve
+
+`scripts/add_result.py` copies a finished run there. Nothing on the page is typed by hand: every figure is computed here
+from those files.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+INTRO = """# Results
+
+<!-- Written by scripts/make_results.py from docs/results/. Edit the runs or study.yaml, not this page. -->
+
+Every figure here is computed from the `results.json` of runs in `docs/results/`. Cells are mean ± standard deviation
+over seeds; *before* is the same model, on the same held-out prompts, before training.
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a method, a seed, and its held-out figures before and after training."""
+
+    method: str
+    seed: int
+    before: dict[str, float]
+    after: dict[str, float]
+    curve: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that answer one question, and how to show them."""
+
+    folder: Path
+    title: str
+    text: str
+    columns: dict[str, str]
+    plot: dict[str, str] | None
+    runs: list[Run]
+
+    def methods(self) -> list[str]:
+        """The methods, in the order of their folders' names unless study.yaml gives one."""
+        return list(dict.fromkeys(run.method for run in self.runs))
+
+
+def read_run(folder: Path) -> Run:
+    """Reads `<method>/seed-<n>/`."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    for part in ("before", "after"):
+        if part not in results:
+            raise SystemExit(f"{folder / 'results.json'} has no {part!r}; it has: {', '.join(results)}")
+    curve_file = folder / "metrics.jsonl"
+    lines = curve_file.read_text(encoding="utf-8").splitlines() if curve_file.exists() else []
+    seed = int(folder.name.removeprefix("seed-"))
+    return Run(folder.parent.name, seed, results["before"], results["after"], [json.loads(line) for line in lines])
+
+
+def read_study(folder: Path) -> Study:
+    """Reads one study and all its runs."""
+    about = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    unknown = set(about) - {"title", "text", "columns", "plot", "order"}
+    if unknown:
+        raise SystemExit(f"{folder / 'study.yaml'}: unknown keys {', '.join(sorted(unknown))}")
+    runs = [read_run(path.parent) for path in sorted(folder.glob("*/seed-*/results.json"))]
+    if not runs:
+        raise SystemExit(f"{folder} has a study.yaml but no <method>/seed-<n>/results.json")
+    order = about.get("order", sorted({run.method for run in runs}))
+    if set(order) != {run.method for run in runs}:
+        raise SystemExit(
+            f"{folder / 'study.yaml'}: order names {order}, the runs are {sorted({r.method for r in runs})}"
+        )
+    runs.sort(key=lambda run: (order.index(run.method), run.seed))
+    return Study(folder, about["title"], about.get("text", ""), about["columns"], about.get("plot"), runs)
+
+
+def figure(values: list[float]) -> str:
+    """Mean ± standard deviation, to the precision that three significant digits of the mean have.
+
+    >>> figure([0.91, 0.93, 0.95]), figure([12.31]), figure([104.0, 106.0])
+    ('0.930 ± 0.020', '12.3', '105 ± 1')
+    """
+    mean = statistics.fmean(values)
+    size = abs(mean)
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{spread}"
+
+
+def column(study: Study, runs: list[Run], part: str, key: str) -> str:
+    """One cell. A figure that only training yields (KL before training) may be missing from every `before`."""
+    values = [getattr(run, part).get(key) for run in runs]
+    present = [value for value in values if value is not None]
+    if not present and part == "before":
+        return "–"
+    if len(present) < len(values):
+        have = ", ".join(sorted(getattr(runs[0], part)))
+        raise SystemExit(
+            f"{study.folder}: {key!r} is missing from '{part}' of a {runs[0].method} run, which has: {have}"
+        )
+    return figure(present)
+
+
+def table(study: Study) -> str:
+    """One row for the start, then one a method."""
+    keys = list(study.columns)
+    lines = [
+        "| | seeds | " + " | ".join(study.columns[key] for key in keys) + " |",
+        "| --- | ---: |" + " ---: |" * len(keys),
+        "| before | | " + " | ".join(column(study, study.runs, "before", key) for key in keys) + " |",
+    ]
+    for method in study.methods():
+        runs = [run for run in study.runs if run.method == method]
+        cells = [column(study, runs, "after", key) for key in keys]
+        lines.append(f"| {method} | {len(runs)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(study: Study, target: Path) -> None:
+    """Reward against KL: a dot for each run's end, a line for its way there, a cross for each method's mean."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    assert study.plot is not None
+    x, y = study.plot["x"], study.plot["y"]
+    with plt.rc_context(
+        {"svg.hashsalt": study.title, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        fig, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+        for i, method in enumerate(study.methods()):
+            colour = f"C{i}"
+            runs = [run for run in study.runs if run.method == method]
+            for run in runs:
+                curve = [row for row in run.curve if f"eval_{x}" in row and f"eval_{y}" in row]
+                axes.plot(
+                    [r[f"eval_{x}"] for r in curve], [r[f"eval_{y}"] for r in curve], color=colour, lw=0.9, alpha=0.5
+                )
+            ends = [(run.after[x], run.after[y]) for run in runs]
+            axes.scatter(*zip(*ends, strict=True), color=colour, s=26, label=method, zorder=3)
+            axes.scatter(*map(statistics.fmean, zip(*ends, strict=True)), color=colour, marker="+", s=160, zorder=4)
+        axes.set_xlabel(study.plot.get("x_label", x))
+        axes.set_ylabel(study.plot.get("y_label", y))
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+        fig.savefig(target, metadata={"Date": None})
+        plt.close(fig)
+
+
+def page(studies: list[Study]) -> str:
+    """The whole page."""
+    parts = [INTRO]
+    for study in studies:
+        parts.append(f"## {study.title}\n\n{study.text.strip()}\n")
+        parts.append(table(study))
+        if study.plot:
+            alt = f"{study.plot.get('y_label', study.plot['y'])} against {study.plot.get('x_label', study.plot['x'])}"
+            parts.append(f"![{alt}](results/{study.folder.name}.svg)\n")
+            parts.append("A dot is a run's end, a cross the mean over seeds, a thin line a run's held-out curve.\n")
+    if not studies:
+        parts.append("No run has been published yet.\n")
+    return "\n".join(parts)
+
+
+def main(arguments: list[str] | None = None, docs: Path = ROOT / "docs") -> int:
+    """Writes or checks the page; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Write docs/results.md and its plots from the runs in docs/results/.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the page is out of date")
+    check = parser.parse_args(arguments).check
+    studies = [read_study(path.parent) for path in sorted((docs / "results").glob("*/study.yaml"))]
+    target, text = docs / "results.md", page(studies)
+    if check:
+        current = target.read_text(encoding="utf-8") if target.exists() else ""
+        if current != text:
+            print(f"{target} is not what the runs say; run: python scripts/make_results.py", file=sys.stderr)
+        return int(current != text)
+    target.write_text(text, encoding="utf-8")
+    for study in studies:
+        if study.plot:
+            draw(study, docs / "results" / f"{study.folder.name}.svg")
+    print(f"{target}: {len(studies)} studies, {sum(len(study.runs) for study in studies)} runs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

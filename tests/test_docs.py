@@ -1,0 +1,101 @@
+"""The Python of the README and of every page of the documentation runs as printed, top to bottom, offline.
+
+A block after the line `<!-- no-run -->` is only compiled: it needs data, weights or minutes that a test does not have.
+"""
+
+import dataclasses
+import importlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```python[^\n]*\n(.*?)^```\s*$", flags=re.S | re.M)
+SETTINGS = re.compile(r"<!-- settings: ([\w.]+):(\w+) -->\s*\n((?:\|.*\n)+)")
+
+
+def blocks(text: str) -> list[tuple[int, str, bool]]:
+    """(line in the page, code, whether it runs) of each python block."""
+    found = []
+    for match in FENCE.finditer(text):
+        before = text[: match.start()].rstrip().splitlines()
+        runs = not (before and before[-1].strip() == "<!-- no-run -->")
+        found.append((text[: match.start(1)].count("\n"), match.group(1), runs))
+    return found
+
+
+WITH_CODE = [page for page in PAGES if blocks(page.read_text(encoding="utf-8"))]
+
+
+def run_page(page: Path) -> int:
+    """Runs the page's blocks in one namespace; tracebacks show the page's own lines. Returns how many ran."""
+    namespace = {"__name__": "__main__"}
+    ran = 0
+    for line, code, runs in blocks(page.read_text(encoding="utf-8")):
+        compiled = compile("\n" * line + code, str(page), "exec")
+        if runs:
+            exec(compiled, namespace)
+            ran += 1
+    return ran
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    run_page(page)
+
+
+def test_a_page_that_is_wrong_fails(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n")
+    with pytest.raises(AssertionError):
+        run_page(page)
+    page.write_text("<!-- no-run -->\n```python\nthis is not python\n```\n")
+    with pytest.raises(SyntaxError):
+        run_page(page)
+    page.write_text("<!-- no-run -->\n```python\nraise RuntimeError\n```\n```python\ny = 3\n```\n")
+    assert run_page(page) == 1
+
+
+def settings_tables() -> list[tuple[Path, type, dict[str, str]]]:
+    """Tables after `<!-- settings: module:Config -->`: first column the setting, second its default, in backticks."""
+    tables = []
+    for page in PAGES:
+        for module, name, table in SETTINGS.findall(page.read_text(encoding="utf-8")):
+            rows = [
+                [cell.strip().strip("`") for cell in row.strip().strip("|").split("|")] for row in table.splitlines()
+            ]
+            config = getattr(importlib.import_module(module), name)
+            tables.append((page, config, {row[0]: row[1] for row in rows[2:]}))
+    return tables
+
+
+def default_of(field: dataclasses.Field) -> str:
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return repr(value)
+
+
+def test_settings_tables_give_the_defaults_of_the_code():
+    tables = settings_tables()
+    assert {config.__name__ for _, config, _ in tables} >= {"OnPolicyConfig", "PPOConfig", "ReinforceConfig"}
+    wrong = []
+    for page, config, rows in tables:
+        fields = {field.name: field for field in dataclasses.fields(config)}
+        for name, printed in rows.items():
+            if name not in fields:
+                wrong.append(f"{page.name}: {config.__name__} has no setting {name}")
+            elif printed != default_of(fields[name]):
+                wrong.append(f"{page.name}: {name} is {default_of(fields[name])}, the table says {printed}")
+    assert wrong == []
+
+
+def test_every_setting_of_ours_is_in_a_table():
+    """A setting that the class itself declares, beyond what it inherits, is documented."""
+    missing = []
+    for page, config, rows in settings_tables():
+        missing += [f"{page.name}: {name}" for name in vars(config).get("__annotations__", {}) if name not in rows]
+    assert missing == []

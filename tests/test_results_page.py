@@ -1,0 +1,106 @@
+"""The results page says what the runs say: recomputed by hand here, and up to date in the repository."""
+
+import importlib.util
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make_results, add_result = script("make_results"), script("add_result")
+
+STUDY = """\
+title: Sentiment
+text: Three seeds each.
+columns: {reward: reward, kl: KL (nats)}
+plot: {x: kl, y: reward, x_label: KL (nats), y_label: held-out reward}
+"""
+
+
+@pytest.fixture
+def docs(tmp_path):
+    """Two methods, three seeds, known figures."""
+    for method, gain in (("ppo", 0.4), ("rloo", 0.2)):
+        for seed in (1, 2, 3):
+            folder = tmp_path / "results" / "sentiment" / method / f"seed-{seed}"
+            folder.mkdir(parents=True)
+            results = {
+                "before": {"reward": 0.5},
+                "after": {"reward": 0.5 + gain + seed / 100, "kl": 10.0 * gain + seed},
+            }
+            (folder / "results.json").write_text(json.dumps(results))
+            rows = [{"step": 0, "eval_reward": 0.5, "eval_kl": 0.0}, {"step": 9, "eval_reward": 0.9, "eval_kl": 5.0}]
+            (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "results" / "sentiment" / "study.yaml").write_text(STUDY)
+    return tmp_path
+
+
+def test_the_table_holds_mean_and_spread_over_seeds(docs):
+    assert make_results.main([], docs) == 0
+    text = (docs / "results.md").read_text()
+    rewards = [0.91, 0.92, 0.93]
+    kls = [5.0, 6.0, 7.0]
+    expected = (
+        f"| ppo | 3 | {statistics.mean(rewards):.3f} ± {statistics.stdev(rewards):.3f} "
+        f"| {statistics.mean(kls):.2f} ± {statistics.stdev(kls):.2f} |"
+    )
+    assert expected in text
+    assert "| before | | 0.500 ± 0.000 | – |" in text
+    assert "![held-out reward against KL (nats)](results/sentiment.svg)" in text
+
+
+def test_the_plot_shows_every_run_and_is_the_same_each_time(docs):
+    make_results.main([], docs)
+    first = (docs / "results" / "sentiment.svg").read_bytes()
+    make_results.main([], docs)
+    assert (docs / "results" / "sentiment.svg").read_bytes() == first
+    dots = re.findall(rb'<g id="PathCollection_\d+">.*?</g>\s*</g>', first, flags=re.S)
+    # Drawn in this order: each method's three ends, each method's mean, the legend's two samples.
+    assert [block.count(b"<use ") for block in dots] == [3, 3, 1, 1, 1, 1]
+
+
+def test_check_notices_a_page_that_the_runs_do_not_support(docs, capsys):
+    make_results.main([], docs)
+    assert make_results.main(["--check"], docs) == 0
+    page = docs / "results.md"
+    page.write_text(page.read_text().replace("0.920", "0.990"))
+    assert make_results.main(["--check"], docs) == 1
+    assert "make_results.py" in capsys.readouterr().err
+
+
+def test_a_figure_that_a_run_lacks_is_an_error_that_names_it(docs):
+    file = docs / "results" / "sentiment" / "ppo" / "seed-2" / "results.json"
+    file.write_text(json.dumps({"before": {"reward": 0.5}, "after": {"reward": 0.9}}))
+    with pytest.raises(SystemExit, match="'kl' is missing from 'after' of a ppo run"):
+        make_results.main([], docs)
+
+
+def test_the_page_of_the_repository_is_up_to_date(capsys):
+    assert make_results.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_published_run_keeps_its_figures_and_loses_its_paths(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "results.json").write_text(json.dumps({"before": {"reward": 0.5}, "after": {"reward": 0.9}}))
+    (run / "environment.json").write_text(json.dumps({"seed": 7, "python": "/opt/py/bin/python", "torch": "2.13.0"}))
+    (run / "recipe.yaml").write_text("model: /data/models/tiny-lm\ntrainer: ppo\n")
+    rows = [{"step": 1, "reward": 0.4}, {"step": 5, "eval_reward": 0.6, "epoch": 1.0}]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    target = add_result.publish(run, "sentiment", "ppo", tmp_path / "results")
+    assert target == tmp_path / "results" / "sentiment" / "ppo" / "seed-7"
+    assert json.loads((target / "results.json").read_text())["after"] == {"reward": 0.9}
+    assert json.loads((target / "environment.json").read_text()) == {"seed": 7, "python": "python", "torch": "2.13.0"}
+    assert (target / "recipe.yaml").read_text() == "model: tiny-lm\ntrainer: ppo\n"
+    assert json.loads((target / "metrics.jsonl").read_text()) == {"step": 5, "eval_reward": 0.6}
