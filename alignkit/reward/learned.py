@@ -1,0 +1,96 @@
+"""Rewards that train along, such as the discriminator of a GAN, and whatever else a checkpoint must carry.
+
+A trainer owns neither their optimiser nor their data: one callback (`alignkit.trainers`) feeds `update`, saves
+`state_dict` in every checkpoint and restores it on resume. Adversarial training is then the ordinary trainer plus that
+callback.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from alignkit.reward.contract import inner_rewards, unique_names, unwrap
+
+
+class LearnedReward(ABC):
+    """A reward that learns during the run.
+
+    `__call__` scores like any reward and must not learn: it is called for evaluation too. `update` takes one learning
+    step from completions of the policy and references from the data.
+
+    Attributes:
+        training: True while the policy trains, False during evaluation; `train()` and `eval()` set it.
+    """
+
+    training: bool = True
+
+    @abstractmethod
+    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
+        """Scores each completion; see `alignkit.reward.Reward`."""
+
+    @abstractmethod
+    def update(self, prompts: list, completions: list, references: list) -> dict[str, float]:
+        """Learns from completions of the policy and from the references that stand beside them.
+
+        Args:
+            prompts, completions: what the policy was asked and what it wrote, in the form in which `__call__` saw it.
+            references: the texts that the data give for the same prompts, of equal number.
+
+        Returns:
+            What to log: plain floats under short names, such as `{"loss": 0.31, "accuracy": 0.84}`.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `update` changes: weights, optimiser, counters, random state.
+
+        Tensors, numbers, strings, lists and dictionaries only, so that it can be saved and loaded without running code.
+        """
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+
+    def train(self) -> "LearnedReward":
+        """Says that the policy is training. Returns itself."""
+        self.training = True
+        return self
+
+    def eval(self) -> "LearnedReward":
+        """Says that the policy is being evaluated. Returns itself."""
+        self.training = False
+        return self
+
+
+def walk_rewards(rewards: Iterable[Any]) -> list[Any]:
+    """Every reward and every reward inside it, outermost first, each object once."""
+    found: list[Any] = []
+    queue = [unwrap(reward) for reward in rewards]
+    while queue:
+        reward = queue.pop(0)
+        if any(reward is known for known in found):
+            continue
+        found.append(reward)
+        queue = [*map(unwrap, inner_rewards(reward)), *queue]
+    return found
+
+
+def learned_rewards(rewards: Iterable[Any]) -> list[LearnedReward]:
+    """The rewards that train along, those inside compositions and transforms too, each once."""
+    return [reward for reward in walk_rewards(rewards) if isinstance(reward, LearnedReward)]
+
+
+def stateful_rewards(rewards: Iterable[Any]) -> dict[str, Any]:
+    """What a checkpoint must carry: every object with `state_dict` and `load_state_dict`, under a stable unique name.
+
+    Learned rewards and transforms with running statistics are among them. Networks themselves are not: a frozen reward
+    model is found again by its name, not by a copy in every checkpoint.
+    """
+    stateful = [
+        reward
+        for reward in walk_rewards(rewards)
+        if callable(getattr(reward, "state_dict", None))
+        and callable(getattr(reward, "load_state_dict", None))
+        and not hasattr(reward, "named_parameters")
+    ]
+    return dict(zip(unique_names(stateful), stateful, strict=True))
