@@ -1,0 +1,241 @@
+"""Models and tokenizers from a folder or the hub, refused when they are not what was asked for.
+
+`transformers` loads a checkpoint whose head is missing, fills it with random numbers and writes a warning. A reward or
+a policy must not start like that, so everything here reads the loading report and raises `ModelError` instead.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from alignkit.errors import ModelError
+from alignkit.models.locating import explained, resolve_model
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+_VOCABULARY = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
+
+
+def load_tokenizer(
+    name: str | os.PathLike, *, padding_side: str | None = "left", trust_remote_code: bool = False, **kwargs: Any
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, ready to pad.
+
+    Args:
+        name: see `resolve_model`.
+        padding_side: "left" (what sampling needs), "right", or None for what the tokenizer says itself.
+        trust_remote_code: run Python code that the checkpoint brings along.
+        kwargs: for `AutoTokenizer.from_pretrained`.
+
+    A tokenizer without a pad token gets one that it already knows, so that no embedding has to grow: a token named like
+    padding, else the unknown token, else the end token.
+    """
+    folder = resolve_model(name)
+    if Path(folder).is_dir() and not any(any(Path(folder).glob(pattern)) for pattern in _VOCABULARY):
+        # transformers makes an empty tokenizer out of some model types instead of complaining.
+        raise ModelError(
+            f"the model folder {folder!r} has no tokenizer (no tokenizer.json, vocabulary or *.model); "
+            "save the tokenizer there too (tokenizer.save_pretrained)"
+        )
+    with explained(name, folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **kwargs)
+    if padding_side is not None:
+        tokenizer.padding_side = padding_side
+    if tokenizer.pad_token is None:
+        vocabulary = tokenizer.get_vocab()
+        named = [token for token in ("<pad>", "<|pad|>", "[PAD]", "<PAD>") if token in vocabulary]
+        tokenizer.pad_token = next(
+            (token for token in [*named, tokenizer.unk_token, tokenizer.eos_token] if token), None
+        )
+        if tokenizer.pad_token is None:
+            raise ModelError(
+                f"the tokenizer of {str(name)!r} has no pad, unknown or end token; "
+                "add one (tokenizer.add_special_tokens) and save it with the model"
+            )
+    return tokenizer
+
+
+def load_causal_or_seq2seq(
+    name: str | os.PathLike,
+    *,
+    trust_remote_code: bool = False,
+    dtype: str | torch.dtype = "float32",
+    **kwargs: Any,
+) -> PreTrainedModel:
+    """A pretrained generator: a causal LM or an encoder-decoder, whichever the configuration says, in eval mode.
+
+    A folder with an adapter (`adapter_config.json`) loads its base model and gives the `PeftModel` on top of it.
+
+    Args:
+        name: see `resolve_model`.
+        trust_remote_code: run Python code that the checkpoint brings along.
+        dtype: of the weights; "auto" takes the checkpoint's own. The default is TRL's.
+        kwargs: for `from_pretrained`, such as `quantization_config` or `device_map`.
+
+    Raises:
+        ModelError: no such model, no weights, weights missing, or a model that does not write text.
+    """
+    folder = resolve_model(name)
+    kwargs.update(trust_remote_code=trust_remote_code, dtype=dtype)
+    if (Path(folder) / "adapter_config.json").is_file():
+        return _with_adapter(name, folder, load_causal_or_seq2seq, kwargs)
+    config = _checked_config(name, folder, trust_remote_code)
+    made_as = (config.architectures or [""])[0]
+    if config.is_encoder_decoder and not made_as.endswith("ForSequenceClassification"):
+        family: Any = AutoModelForSeq2SeqLM
+    elif made_as.endswith(("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")):
+        raise ModelError(f"{str(name)!r} is a {made_as}, which writes no text; give a causal LM or an encoder-decoder")
+    elif _is_encoder(config):
+        raise ModelError(
+            f"{str(name)!r} is an encoder of type {config.model_type}, which writes no text; "
+            "give a causal LM (GPT, Llama, Qwen ...) or an encoder-decoder (T5, BART ...)"
+        )
+    else:
+        family = AutoModelForCausalLM
+    model, report = _load(name, folder, family, kwargs)
+    missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if missing:
+        raise ModelError(
+            f"the checkpoint {str(name)!r} ({made_as or config.model_type}) lacks weights of {type(model).__name__}, "
+            f"or has them in another size: {_some(missing)}; they would be random numbers. "
+            "Give a checkpoint that was saved from a language model"
+        )
+    return model.eval()
+
+
+def load_classifier(
+    name: str | os.PathLike,
+    *,
+    new_head: bool = False,
+    num_labels: int | None = None,
+    id2label: Mapping[int, str] | None = None,
+    trust_remote_code: bool = False,
+    dtype: str | torch.dtype = "float32",
+    **kwargs: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A sequence classifier in eval mode, and its tokenizer.
+
+    Args:
+        name: see `resolve_model`.
+        new_head: allow a freshly initialised head, to *train* a classifier from an encoder. Its size is `num_labels`,
+            or that of `id2label`; a head of that size in the checkpoint is kept. The body must be complete.
+        num_labels: number of classes, only with `new_head`.
+        id2label: names of the classes, only with `new_head`.
+        trust_remote_code: run Python code that the checkpoint brings along.
+        dtype: of the weights; "auto" takes the checkpoint's own.
+        kwargs: for `from_pretrained`.
+
+    Raises:
+        ModelError: no such model, no weights, or a head that is not in the checkpoint while `new_head` is false.
+    """
+    labels = _labels(new_head, num_labels, id2label)
+    folder = resolve_model(name)
+    kwargs.update(trust_remote_code=trust_remote_code, dtype=dtype)
+    if (Path(folder) / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{str(name)!r} holds only an adapter; merge it into its classifier (merge_and_unload) and save"
+        )
+    config = _checked_config(name, folder, trust_remote_code)
+    if new_head:
+        kwargs.update(num_labels=len(labels), id2label=labels, label2id={label: i for i, label in labels.items()})
+    tokenizer = load_tokenizer(folder, padding_side=None, trust_remote_code=trust_remote_code)
+    model, report = _load(name, folder, AutoModelForSequenceClassification, kwargs)
+    body = f"{model.base_model_prefix}."
+    other_size = [key for key, *_ in report["mismatched_keys"]]
+    fresh = sorted({*report["missing_keys"], *other_size})
+    # Sentence encoders are often saved without the pooler; it belongs to the head of a classifier.
+    damaged = [key for key in fresh if key.startswith(body) and ".pooler." not in key]
+    if damaged:
+        raise ModelError(
+            f"the checkpoint {str(name)!r} lacks weights of its own body, or has them in another size: "
+            f"{_some(damaged)}. It is damaged, or of another architecture than its config.json says; get it afresh"
+        )
+    if fresh and not new_head:
+        made_as = (config.architectures or [config.model_type])[0]
+        raise ModelError(
+            f"{str(name)!r} ({made_as}) is no trained classifier: the checkpoint lacks {_some(fresh)}, so its scores "
+            "would be random numbers. Give a fine-tuned sequence classifier, or train one from this model first "
+            "(alignkit train recipes/sentiment/classifier.yaml; in Python load_classifier(..., new_head=True))"
+        )
+    if model.config.pad_token_id is None:
+        # Decoder-type classifiers find the last token of a text by this id.
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
+
+
+def _checked_config(name: str | os.PathLike, folder: str, trust_remote_code: bool) -> PretrainedConfig:
+    if Path(folder).is_dir() and not any(any(Path(folder).glob(pattern)) for pattern in _WEIGHTS):
+        raise ModelError(
+            f"the model folder {folder!r} has no weights (no *.safetensors, no pytorch_model.bin); "
+            "copy them there, or give the folder that save_model wrote"
+        )
+    with explained(name, folder, "model"):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def _load(name: str | os.PathLike, folder: str, family: Any, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, dict]:
+    verbosity = transformers_logging.get_verbosity()
+    # Callers read the report; transformers' own table would stand beside our error, or warn of a head that is wanted.
+    transformers_logging.set_verbosity_error()
+    try:
+        with explained(name, folder, "model"):
+            return family.from_pretrained(
+                folder, output_loading_info=True, weights_only=True, ignore_mismatched_sizes=True, **kwargs
+            )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _with_adapter(name: str | os.PathLike, folder: str, load_base: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
+    from peft import PeftModel
+
+    with explained(name, folder, "adapter"):
+        settings = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"the adapter in {folder!r} does not say which model it is for (base_model_name_or_path)")
+    model = load_base(base, **kwargs)
+    with explained(name, folder, "adapter"):
+        return cast("PreTrainedModel", PeftModel.from_pretrained(model, folder).eval())
+
+
+def _is_encoder(config: PretrainedConfig) -> bool:
+    writes = type(config) in AutoModelForCausalLM._model_mapping
+    reads = type(config) in AutoModelForMaskedLM._model_mapping
+    return reads and (not writes or not getattr(config, "is_decoder", False))
+
+
+def _labels(new_head: bool, num_labels: int | None, id2label: Mapping[int, str] | None) -> dict[int, str]:
+    if not new_head:
+        if num_labels is not None or id2label is not None:
+            raise ModelError("num_labels and id2label describe a new head; add new_head=True, or leave them out")
+        return {}
+    if id2label is None:
+        if not num_labels or num_labels < 1:
+            raise ModelError(f"a new head needs num_labels (at least 1) or id2label, got num_labels={num_labels!r}")
+        return {i: f"LABEL_{i}" for i in range(num_labels)}
+    # Recipes and JSON write the keys as strings.
+    labels = {int(i): str(label) for i, label in id2label.items()}
+    if sorted(labels) != list(range(len(labels))) or num_labels not in (None, len(labels)):
+        raise ModelError(f"id2label must name the classes 0 to n-1 once each (num_labels={num_labels}), got {labels}")
+    return labels
+
+
+def _some(keys: list[str], shown: int = 4) -> str:
+    rest = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return ", ".join(keys[:shown]) + rest
