@@ -54,7 +54,7 @@ def test_a_page_that_is_wrong_fails(tmp_path):
     page.write_text("```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n")
     with pytest.raises(AssertionError):
         run_page(page)
-    page.write_text("<!-- no-run -->\n```python\nthis is not python\n```\n")
+    page.write_text("<!-- no-run -->\n```python\nso this is no python\n```\n")
     with pytest.raises(SyntaxError):
         run_page(page)
     page.write_text("<!-- no-run -->\n```python\nraise RuntimeError\n```\n```python\ny = 3\n```\n")
