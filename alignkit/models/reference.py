@@ -1,4 +1,4 @@
-"""The reference model: what the policy was before training, for the KL penalty and for judging what training changed."""
+"""The reference model: what the policy was before training, for the KL penalty and for judging the change."""
 
 import copy
 from collections.abc import Iterator

@@ -1,0 +1,170 @@
+"""Completions of held-out prompts, scored: what every before/after comparison, table and report is made of.
+
+One function for every trainer, ours and TRL's: it takes the model, not the trainer.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
+from alignkit.decoding.sampling import Decoder, SamplingDecoder
+from alignkit.models.reference import reference_of
+from alignkit.models.scoring import add_scoring, score_completions
+from alignkit.reward import call_reward, learned_rewards, stateful_rewards, unique_names
+from alignkit.text import is_conversational
+
+Row = dict[str, Any]
+
+
+def generation_config_for(
+    model: PreTrainedModel, processing_class: PreTrainedTokenizerBase, **settings: Any
+) -> GenerationConfig:
+    """How to sample from `model`: its own end-of-sequence tokens and the tokenizer's, and `settings` on top."""
+    ends = model.generation_config.eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    if processing_class.eos_token_id is not None and processing_class.eos_token_id not in ends:
+        ends.insert(0, processing_class.eos_token_id)
+    pad = processing_class.pad_token_id
+    return GenerationConfig(
+        **{
+            "do_sample": True,
+            "eos_token_id": ends or None,
+            "pad_token_id": pad if pad is not None else (ends[0] if ends else None),
+            "bos_token_id": processing_class.bos_token_id,
+            "decoder_start_token_id": getattr(model.config, "decoder_start_token_id", None),
+            # `generate` fills what is left out from the model's own defaults, top-k 50 among them
+            "top_k": 0,
+            "top_p": 1.0,
+            "temperature": 1.0,
+            **settings,
+        },
+        disable_compile=True,
+    )
+
+
+def generate_rows(
+    model: Any,
+    processing_class: PreTrainedTokenizerBase,
+    examples: list[dict[str, Any]],
+    *,
+    generation_config: GenerationConfig,
+    reward_funcs: list[Any] = (),
+    reward_weights: list[float] | None = None,
+    ref_model: Any = None,
+    with_kl: bool = True,
+    decoder: Decoder | None = None,
+    batch_size: int = 32,
+    seed: int = 1234,
+    autocast: Any = nullcontext,
+    chat_template_kwargs: dict[str, Any] | None = None,
+    reference_column: str = "reference",
+) -> list[Row]:
+    """Complete each example's `prompt` and say what came of it. The random state is left as it was.
+
+    Args:
+        model: the policy; with an adapter and no `ref_model`, the reference is the policy without it.
+        processing_class: its tokenizer.
+        examples: rows of the data; every column but `prompt` reaches the rewards.
+        generation_config: how to sample, see `generation_config_for`.
+        reward_funcs: rewards to score with.
+        reward_weights: their weights in the row's `reward`; 1 each when None.
+        ref_model: the reference for the KL.
+        with_kl: whether to score under the reference at all.
+        decoder: what samples; plain sampling when None.
+        batch_size: prompts completed at a time.
+        seed: of the sampling.
+        autocast: context manager to run the models in.
+        chat_template_kwargs: for conversational prompts.
+        reference_column: column shown as the row's `reference`.
+
+    Returns:
+        a row per example: `prompt`, `completion`, `rewards` (name -> score or None), `reward` (weighted sum, or
+        None), `length` (tokens), `kl` (nats of the whole response, or None), `reference`, `columns`.
+    """
+    decoder = decoder or SamplingDecoder()
+    names = unique_names(reward_funcs)
+    weights = [1.0] * len(names) if reward_weights is None else list(reward_weights)
+    device = next(model.parameters()).device
+    rows: list[Row] = []
+    modes = _to_eval(reward_funcs)
+    # lengths sorted: batches without padding to speak of; put back in order at the end
+    encoded = encode_prompts(processing_class, [e["prompt"] for e in examples], chat_template_kwargs)
+    order = sorted(range(len(examples)), key=lambda i: len(encoded[i]))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            chosen = [examples[i] for i in order[start : start + batch_size]]
+            ids, mask = pad_left(
+                [encoded[i] for i in order[start : start + batch_size]], generation_config.pad_token_id, device
+            )
+            with autocast():
+                made = decoder(model, ids, mask, generation_config)
+                kl = _kl_per_response(model, ref_model, made, generation_config) if with_kl else [None] * len(chosen)
+            prompts = [example["prompt"] for example in chosen]
+            completions = decode_completions(processing_class, made.ids(), is_conversational(prompts[0]))
+            columns = {key: [e[key] for e in chosen] for key in chosen[0] if key != "prompt"}
+            scored = {
+                name: call_reward(func, prompts, completions, columns=columns, completion_ids=made.ids(), name=name)
+                for name, func in zip(names, reward_funcs, strict=True)
+            }
+            for i, example in enumerate(chosen):
+                rewards = {name: _as_scalar(scored[name][i]) for name in names}
+                known = [w * rewards[n] for n, w in zip(names, weights, strict=True) if rewards[n] is not None]
+                rows.append(
+                    {
+                        "prompt": prompts[i],
+                        "completion": completions[i],
+                        "rewards": rewards,
+                        "reward": sum(known) if known else None,
+                        "length": int(made.lengths()[i]),
+                        "kl": kl[i],
+                        "reference": example.get(reference_column),
+                        "columns": {key: example[key] for key in columns},
+                    }
+                )
+    _restore_modes(modes)
+    in_order: list[Row] = [{}] * len(rows)
+    for place, row in zip(order, rows, strict=True):
+        in_order[place] = row
+    return in_order
+
+
+def _as_scalar(score: float | list[float] | None) -> float | None:
+    return sum(score) if isinstance(score, list) else score
+
+
+def _kl_per_response(model: Any, ref_model: Any, made: Any, config: GenerationConfig) -> list[float]:
+    """Sum over the response of log p - log q, in nats, at the sampling temperature."""
+    temperature = config.temperature if config.do_sample else 1.0
+    batch = (made.prompt_ids, made.prompt_mask, made.completion_ids, made.completion_mask)
+    log_probs = made.log_probs
+    if log_probs is None:
+        add_scoring(model.get_base_model() if hasattr(model, "get_base_model") else model)
+        log_probs = score_completions(model, *batch, temperature=temperature)["log_probs"]
+    with reference_of(model, ref_model) as reference:
+        if ref_model is not None:
+            add_scoring(ref_model)
+        else:
+            add_scoring(model.get_base_model())
+        ref_log_probs = score_completions(reference, *batch, temperature=temperature)["log_probs"]
+    return ((log_probs - ref_log_probs) * made.completion_mask).sum(1).tolist()
+
+
+def _to_eval(reward_funcs: Any) -> list[tuple[Any, bool]]:
+    """Tell rewards that learn or keep running statistics that this is evaluation; remember what they were."""
+    changing = list(
+        {id(r): r for r in [*learned_rewards(reward_funcs), *stateful_rewards(reward_funcs).values()]}.values()
+    )
+    modes = [(reward, getattr(reward, "training", True)) for reward in changing]
+    for reward in changing:
+        reward.eval()
+    return modes
+
+
+def _restore_modes(modes: list[tuple[Any, bool]]) -> None:
+    for reward, training in modes:
+        if training:
+            reward.train()

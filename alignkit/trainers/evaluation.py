@@ -1,0 +1,105 @@
+"""Evaluation on held-out prompts by metrics, not only by the reward that is being trained."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+
+from alignkit.errors import DataError
+
+
+def evaluate_rows(rows, metrics):  # TEMP
+    return {}
+
+
+from alignkit.held_out import Row, generate_rows, generation_config_for
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class EvaluationMixin:
+    """Completes held-out prompts with a fixed seed, scores them, and computes the metrics the trainer was given.
+
+    The figures go through `Trainer`'s own machinery, so `eval_strategy`, `metric_for_best_model` and
+    `load_best_model_at_end` work with any of them, for example `metric_for_best_model="eval_judge_positive_share"`.
+    """
+
+    def generate_eval(self: Any, eval_dataset: "Dataset | None" = None) -> list[Row]:
+        """Rows of completions of held-out prompts, see `alignkit.held_out.generate_rows`; the same prompts in the same
+        order at every call. Every process returns all rows."""
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        if data is None:
+            raise DataError("evaluation needs an eval_dataset with a column 'prompt'")
+        count = len(data) if self.args.eval_samples is None else min(len(data), self.args.eval_samples)
+        examples = [data[i] for i in range(count)]
+        mine = examples[self.accelerator.process_index :: self.accelerator.num_processes]
+        config = generation_config_for(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            max_new_tokens=self.args.max_completion_length,
+            temperature=self.args.eval_temperature or self.temperature,
+        )
+        was_training = self.model.training
+        self.model.eval()
+        rows = generate_rows(
+            self.accelerator.unwrap_model(self.model_wrapped),
+            self.processing_class,
+            mine,
+            generation_config=config,
+            reward_funcs=self.rewards,
+            reward_weights=self.reward_weights.tolist(),
+            ref_model=self.ref_model,
+            batch_size=self.args.per_device_eval_batch_size,
+            seed=self.args.eval_seed + self.accelerator.process_index,
+            autocast=self.accelerator.autocast,
+            chat_template_kwargs=self.chat_template_kwargs,
+            reference_column=self.args.reference_column,
+        )
+        self.model.train(was_training)
+        return gather_object(rows)
+
+    def evaluate(
+        self: Any,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Metrics of `generate_eval`'s rows, logged under `<prefix>_...`."""
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(data, dict):
+            figures: dict[str, float] = {}
+            for name, part in data.items():
+                figures.update(self.evaluate(part, metric_key_prefix=f"{metric_key_prefix}_{name}"))
+            return figures
+        rows = self.generate_eval(data)
+        figures = {
+            f"{metric_key_prefix}_{key}": value for key, value in summarise(rows, self.reward_func_names).items()
+        }
+        figures.update({f"{metric_key_prefix}_{k}": v for k, v in evaluate_rows(rows, self.metrics).items()})
+        self.eval_rows = rows
+        training = self.model.training
+        self.model.eval()  # TRL's log decides by this whether it logs training or evaluation
+        self.log(dict(figures))
+        self.model.train(training)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        return figures
+
+
+def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
+    """Means over rows: `reward`, `reward_std`, `rewards/<name>/mean`, `kl` (nats per response) and `length`."""
+    figures: dict[str, float] = {}
+    scored = [row["reward"] for row in rows if row["reward"] is not None]
+    if scored:
+        values = torch.tensor(scored, dtype=torch.float64)
+        figures["reward"] = float(values.mean())
+        figures["reward_std"] = float(values.std()) if len(values) > 1 else 0.0
+    for name in reward_names:
+        known = [row["rewards"][name] for row in rows if row["rewards"].get(name) is not None]
+        if known:
+            figures[f"rewards/{name}/mean"] = sum(known) / len(known)
+    kls = [row["kl"] for row in rows if row["kl"] is not None]
+    if kls:
+        figures["kl"] = sum(kls) / len(kls)
+    figures["completions/mean_length"] = sum(row["length"] for row in rows) / len(rows)
+    return figures

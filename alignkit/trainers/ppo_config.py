@@ -1,0 +1,54 @@
+"""Settings of `PPOTrainer`, named as in the PPOConfig that TRL had until 1.12 where it had them."""
+
+from dataclasses import dataclass, field
+
+from alignkit.errors import ConfigError
+from alignkit.trainers.on_policy_config import OnPolicyConfig
+
+
+@dataclass
+class PPOConfig(OnPolicyConfig):
+    """Settings of `PPOTrainer`; those of `OnPolicyConfig` and TRL's `GRPOConfig` come before them.
+
+    Args:
+        num_iterations: passes over each rollout (PPO epochs).
+        cliprange: the probability ratio is clipped to 1 +- this.
+        cliprange_value: a value may move this far from the one seen while sampling; None does not clip.
+        vf_coef: weight of the value loss.
+        lam: lambda of generalised advantage estimation.
+        value_warmup_steps: optimiser steps at the start in which only the critic learns.
+        separate_critic: a trunk of its own for the critic, instead of the policy's.
+        entropy_coef: weight of an entropy bonus.
+        ptx_coef: weight of the likelihood of `ptx_dataset`'s text (InstructGPT's gamma); 0 leaves it out.
+        ptx_column: column of `ptx_dataset` with the text; with a `prompt` column beside it, the text continues it.
+        ptx_max_length: tokens of a ptx text that are used.
+    """
+
+    num_iterations: int = field(default=4, metadata={"help": "Passes over each rollout (PPO epochs)."})
+    cliprange: float = field(default=0.2, metadata={"help": "Clip range of the probability ratio."})
+    cliprange_value: float | None = field(default=0.2, metadata={"help": "Clip range of the value; None: no clipping."})
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    lam: float = field(default=0.95, metadata={"help": "Lambda of generalised advantage estimation."})
+    value_warmup_steps: int = field(default=0, metadata={"help": "First steps in which only the critic learns."})
+    separate_critic: bool = field(default=False, metadata={"help": "Give the critic a trunk of its own."})
+    ptx_coef: float = field(default=0.0, metadata={"help": "Weight of the likelihood of ptx_dataset's text."})
+    ptx_column: str = field(default="text", metadata={"help": "Column of ptx_dataset with the text."})
+    ptx_max_length: int = field(default=64, metadata={"help": "Tokens of a ptx text that are used."})
+
+    def _check(self) -> None:
+        super()._check()
+        problems = []
+        if self.rl_weight != 1:
+            problems.append(
+                f"rl_weight={self.rl_weight} is REINFORCE's hybrid objective; with PPO use ptx_coef and a ptx_dataset"
+            )
+        for name in ("cliprange", "cliprange_value"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                problems.append(f"{name}={value}; expected a positive number")
+        if not 0 <= self.lam <= 1:
+            problems.append(f"lam={self.lam}; expected a number between 0 and 1")
+        if self.num_iterations < 1:
+            problems.append(f"num_iterations={self.num_iterations}; expected at least 1")
+        if problems:
+            raise ConfigError("; ".join(problems))

@@ -1,0 +1,115 @@
+"""What a rollout tells the log: rewards, KL, lengths, and the completions table."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+
+from alignkit.errors import AlignkitError
+from alignkit.text import excerpt
+from alignkit.trainers.rollout import Rollout
+
+if TYPE_CHECKING:
+    from alignkit.trainers.on_policy import OnPolicyTrainer
+
+
+def check_log_probs(rollout: Rollout, other: list[list[float]] | None = None) -> None:
+    """Stop where a log-probability is not finite: nothing sensible can be learned from it.
+
+    Args:
+        rollout: sampled and scored.
+        other: log-probabilities that another engine (vLLM) reported; unused positions may be missing there.
+
+    Raises:
+        AlignkitError: names the completion.
+    """
+    for name, values in (("policy", rollout.made.log_probs), ("reference", rollout.ref_log_probs)):
+        if values is None:
+            continue
+        bad = ~torch.isfinite(values) & rollout.made.completion_mask.bool()
+        if bad.any():
+            row = int(bad.any(1).nonzero()[0])
+            raise AlignkitError(
+                f"the {name} gives a log-probability that is not finite to completion {row} "
+                f"({excerpt(rollout.completions[row])!r}, prompt {excerpt(rollout.prompts[row])!r}): its weights or "
+                "logits hold inf or nan; lower the learning rate, or check the model that you loaded"
+            )
+
+
+def log_rollout(trainer: "OnPolicyTrainer", rollout: Rollout) -> float:
+    """Note a training rollout in the trainer's metrics and completions table.
+
+    Returns:
+        the mean KL per response over all processes, in nats.
+    """
+    log = trainer._metrics["train"]
+    gather = trainer.accelerator.gather
+    made = rollout.made
+    lengths = gather(made.lengths()).float()
+    kl = gather(rollout.kl.sum(1))
+    rewards = gather(rollout.rewards)
+    weights = trainer.reward_weights.to(rewards.device)
+    known = ~torch.isnan(rewards)
+    total = torch.where(known, rewards * weights, torch.zeros_like(rewards)).sum(1)[known.any(1)]
+    for index, name in enumerate(trainer.reward_func_names):
+        column = rewards[:, index][known[:, index]]
+        log[f"rewards/{name}/mean"].append(_mean(column))
+        log[f"rewards/{name}/std"].append(_std(column))
+    log["reward"].append(_mean(total))
+    log["reward_std"].append(_std(total))
+    log["frac_reward_zero_std"].append(_share_of_flat_groups(total, trainer.num_generations))
+    log["kl"].append(_mean(kl))
+    log["kl_per_token"].append(float(kl.sum() / lengths.sum().clamp(min=1)))
+    log["completions/mean_length"].append(_mean(lengths))
+    log["completions/min_length"].append(float(lengths.min()))
+    log["completions/max_length"].append(float(lengths.max()))
+    log["completions/clipped_ratio"].append(_share_cut_off(trainer, rollout))
+    prompt_tokens = gather(made.prompt_mask.sum())
+    trainer.state.num_input_tokens_seen += int(prompt_tokens.sum() + lengths.sum())
+    log["num_tokens"] = [trainer.state.num_input_tokens_seen]
+    _log_table(trainer, rollout, rewards)
+    return _mean(kl)
+
+
+def _mean(values: torch.Tensor) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _std(values: torch.Tensor) -> float:
+    return float(values.std()) if len(values) > 1 else 0.0
+
+
+def _share_of_flat_groups(total: torch.Tensor, group_size: int) -> float:
+    """Share of prompts whose completions all got the same reward; of the whole rollout where groups have one member."""
+    if group_size > 1 and len(total) % group_size == 0:
+        return float((total.view(-1, group_size).std(1) < 1e-8).float().mean())
+    return float(len(total) > 1 and bool(total.std() < 1e-8))
+
+
+def _share_cut_off(trainer: "OnPolicyTrainer", rollout: Rollout) -> float:
+    """Share of completions that ran into the length limit without an end-of-sequence token."""
+    ends = torch.tensor(trainer.eos_token_ids, device=rollout.made.completion_ids.device)
+    made = rollout.made
+    ended = (torch.isin(made.completion_ids, ends) & made.completion_mask.bool()).any(1)
+    return _mean(trainer.accelerator.gather((~ended).float()))
+
+
+def _log_table(trainer: "OnPolicyTrainer", rollout: Rollout, rewards: torch.Tensor) -> None:
+    logs: dict[str, Any] = trainer._logs
+    logs["prompt"].extend(gather_object(rollout.prompts))
+    logs["completion"].extend(gather_object(rollout.completions))
+    for index, name in enumerate(trainer.reward_func_names):
+        logs["rewards"][name].extend(rewards[:, index].tolist())
+    logs["advantages"].extend([None] * len(rewards))
+    count = len(rollout.prompts)
+    # every rank must gather the same columns in the same order
+    for column in sorted(set(gather_object(list(trainer._pending_extra_logs)))):
+        values = trainer._pending_extra_logs.get(column, [None] * count)
+        logs["extra"][column].extend(gather_object(values))
+    trainer._pending_extra_logs.clear()
+    for name in sorted(set(gather_object(list(trainer._pending_metrics)))):
+        given = trainer._pending_metrics.get(name, [])
+        local = torch.tensor([sum(given), len(given)], dtype=torch.float32, device=trainer.accelerator.device)
+        summed, number = trainer.accelerator.gather(local).view(-1, 2).sum(0).tolist()
+        trainer._metrics["train"][name].append(summed / number)
+    trainer._pending_metrics.clear()
