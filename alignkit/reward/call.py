@@ -121,7 +121,7 @@ def _call(reward: Any, arguments: dict[str, Any]) -> Any:
         return pool.submit(asyncio.run, wait()).result()
 
 
-def _offending_sample(reward: Any, arguments: dict[str, Any], count: int, error: type) -> int | None:
+def _offending_sample(reward: Any, arguments: dict[str, Any], count: int, error: type[Exception]) -> int | None:
     """The first sample that raises the same error when it is scored alone."""
     per_sample = {key: value for key, value in arguments.items() if isinstance(value, list) and len(value) == count}
     deadline = time.monotonic() + SEARCH_SECONDS
@@ -208,7 +208,7 @@ def _shown(value: Any) -> str:
 
 def _sample(i: int, prompts: list, completions: list) -> str:
     prompt, completion = _excerpt(prompts[i]), _excerpt(completions[i])
-    return f"  sample {i} of {len(completions)}\n  prompt: {prompt}\n  completion: {completion}"
+    return f"  sample {i + 1} of {len(completions)}\n  prompt: {prompt}\n  completion: {completion}"
 
 
 def _excerpt(text: Any, length: int = 160) -> str:

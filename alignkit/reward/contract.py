@@ -201,8 +201,8 @@ def describe_reward(reward: Any) -> dict[str, Any]:
     """What a run records about a reward, so that its figures can be traced to the code that made them.
 
     Returns:
-        `name`, `target` (`module:qualified name`), `distribution` and `version` (None when the code belongs to no
-        installed distribution), `settings` where there are any, `file` and `sha256` for a reward from a `.py` file,
+        `name`, `target` (`module:name` or `file.py:name`), `distribution` and `version` (None when the code belongs to
+        no installed distribution), `settings` where there are any, `file` and `sha256` for a reward from a `.py` file,
         and for a composition `parts`, the descriptions of the rewards inside.
     """
     inner = unwrap(reward)
@@ -215,7 +215,9 @@ def describe_reward(reward: Any) -> dict[str, Any]:
         "distribution": distributions[0] if distributions else None,
         "version": importlib.metadata.version(distributions[0]) if distributions else None,
     }
-    described.update(getattr(inspect.getmodule(owner), "__alignkit_source__", {}))
+    source = getattr(inspect.getmodule(owner), "__alignkit_source__", None)
+    if source:
+        described.update(source, target=f"{source['file']}:{getattr(owner, '__qualname__', '')}")
     settings = _settings(reward)
     if settings:
         described["settings"] = settings

@@ -18,11 +18,16 @@ class LearnedReward(ABC):
     `__call__` scores like any reward and must not learn: it is called for evaluation too. `update` takes one learning
     step from completions of the policy and references from the data.
 
+    What the policy wrote since the last update reaches `update` through `remember` and `pending`: a reward whose
+    `__call__` remembers what it scores while `training` is True learns under TRL's trainers too, which tell a callback
+    nothing about completions.
+
     Attributes:
         training: True while the policy trains, False during evaluation; `train()` and `eval()` set it.
     """
 
     training: bool = True
+    _pending: tuple[list, list, list] | None = None
 
     @abstractmethod
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
@@ -34,6 +39,8 @@ class LearnedReward(ABC):
 
         Args:
             prompts, completions: what the policy was asked and what it wrote, in the form in which `__call__` saw it.
+                All three lists are empty when nothing was sampled since the last update, and when this process of
+                several had no samples: a reward that synchronises with others must do so all the same.
             references: the texts that the data give for the same prompts, of equal number.
 
         Returns:
@@ -50,6 +57,28 @@ class LearnedReward(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts back what `state_dict` gave."""
+
+    def remember(self, prompts: list, completions: list, references: list) -> None:
+        """Keeps what was scored for the next update; does nothing during evaluation. For use inside `__call__`.
+
+        Raises:
+            ValueError: the three lists differ in length.
+        """
+        if not len(prompts) == len(completions) == len(references):
+            raise ValueError(
+                f"{len(prompts)} prompts, {len(completions)} completions and {len(references)} references: expected "
+                "one reference for each completion"
+            )
+        if self.training:
+            kept = self._pending or ([], [], [])
+            for mine, more in zip(kept, (prompts, completions, references), strict=True):
+                mine.extend(more)
+            self._pending = kept
+
+    def pending(self) -> tuple[list, list, list]:
+        """Prompts, completions and references remembered since the last call, which forgets them."""
+        kept, self._pending = self._pending or ([], [], []), None
+        return kept
 
     def train(self) -> "LearnedReward":
         """Says that the policy is training. Returns itself."""
