@@ -1,0 +1,162 @@
+"""The command line: train, evaluate, generate, chat, rewards, env.
+
+Mistakes of the user end with a message and exit code 2; set ALIGNKIT_TRACEBACK=1 to see where they were raised.
+Modules load inside the handlers, so that `alignkit rewards list` does not wait for torch.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from alignkit import __version__, cli_rewards
+from alignkit.errors import AlignkitError
+
+_MISTAKE = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 1 a check failed, 2 a mistake in what was asked."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    # TRL reports that a trainer starts, and transformers asks the hub about files, unless told otherwise.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        return args.handler(args) or 0
+    except AlignkitError as error:
+        if os.environ.get("ALIGNKIT_TRACEBACK"):
+            raise
+        print(f"alignkit: {type(error).__name__}: {error}", file=sys.stderr)
+        return _MISTAKE
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="alignkit",
+        description="Train language models with rewards that you wrote or trained yourself.",
+        epilog="Set ALIGNKIT_DATA and ALIGNKIT_MODELS to folders with local data sets and models.",
+    )
+    parser.add_argument("--version", action="version", version=f"alignkit {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_generate(commands)
+    _add_chat(commands)
+    cli_rewards.add_parser(commands)
+    env = commands.add_parser("env", help="versions, machine and plugins, for bug reports")
+    env.add_argument("--json", action="store_true", help="as JSON")
+    env.set_defaults(handler=_env)
+    return parser
+
+
+def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe, such as training.max_steps=10"
+    )
+    parser.add_argument("--no-code", action="store_true", help="refuse rewards named as file.py:Object, which run code")
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    train = commands.add_parser("train", help="train what a recipe describes, with evaluation before and after")
+    train.add_argument("recipe", type=Path, help="the recipe's YAML file")
+    _add_recipe_arguments(train)
+    train.add_argument("--dry-run", action="store_true", help="check everything, train nothing, load no weights")
+    train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the run's folder")
+    train.add_argument(
+        "--overwrite", action="store_true", help="begin anew in a folder that holds checkpoints of an earlier run"
+    )
+    train.set_defaults(handler=_train)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = commands.add_parser("evaluate", help="judge a model with a recipe's held-out data and metrics")
+    evaluate.add_argument("run", type=Path, help="a run's folder, or a recipe's YAML file")
+    _add_recipe_arguments(evaluate)
+    evaluate.add_argument("--model", help="judge this model instead of the run's own")
+    evaluate.add_argument("--output", type=Path, help="write figures and completions to this JSON file")
+    evaluate.set_defaults(handler=_evaluate)
+
+
+def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    generate = commands.add_parser("generate", help="complete prompts, and score the completions")
+    generate.add_argument("model", help="a model's folder or name")
+    source = generate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prompts", type=Path, help="a text file with a prompt a line, or .jsonl with a column prompt")
+    source.add_argument("--prompt", action="append", help="a prompt; may be given several times")
+    generate.add_argument("--decoder", default="sample", help="what chooses the tokens (default: sample)")
+    generate.add_argument("--reward", action="append", default=[], metavar="NAME", help="score with it; repeatable")
+    generate.add_argument("--count", type=int, default=1, metavar="N", help="completions a prompt (default: 1)")
+    generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    generate.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
+    generate.add_argument("--top-p", type=float, default=1.0)
+    generate.add_argument("--top-k", type=int, default=0, help="0 takes all tokens (default)")
+    generate.add_argument("--batch-size", type=int, default=16)
+    generate.add_argument("--seed", type=int, default=42)
+    generate.add_argument("--output", type=Path, help="write one JSON object a line instead of printing")
+    generate.add_argument("--no-code", action="store_true", help="refuse rewards named as file.py:Object")
+    generate.set_defaults(handler=_generate)
+
+
+def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    chat = commands.add_parser("chat", help="talk with a model in the terminal")
+    chat.add_argument("model", help="a model's folder or name")
+    chat.add_argument("--reward", action="append", default=[], metavar="NAME", help="show its score; repeatable")
+    chat.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    chat.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
+    chat.add_argument("--seed", type=int, default=None)
+    chat.add_argument("--no-code", action="store_true", help="refuse rewards named as file.py:Object")
+    chat.set_defaults(handler=_chat)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from alignkit.recipe import load_recipe
+    from alignkit.run import run_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides, allow_code=not args.no_code)
+    run_recipe(recipe, dry_run=args.dry_run, allow_code=not args.no_code, resume=args.resume, overwrite=args.overwrite)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from alignkit.run.evaluate import evaluate_run
+
+    evaluate_run(args.run, args.overrides, model=args.model, output=args.output, allow_code=not args.no_code)
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from alignkit.run.generate import generate_to
+
+    generate_to(args)
+    return 0
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from alignkit.chat import chat
+
+    chat(
+        args.model,
+        rewards=args.reward,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+        allow_code=not args.no_code,
+    )
+    return 0
+
+
+def _env(args: argparse.Namespace) -> int:
+    from alignkit.run.environment import describe_environment, environment_lines
+
+    environment = describe_environment()
+    if args.json:
+        import json
+
+        print(json.dumps(environment, indent=2))
+    else:
+        print("\n".join(environment_lines(environment)))
+    return 0

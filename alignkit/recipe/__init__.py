@@ -1,0 +1,159 @@
+"""A recipe: one YAML file that says what to train, on what, for which rewards.
+
+Eight keys, no more: `trainer, model, data, rewards, training, evaluation, adapter, quantization`. `training` is the
+trainer's own config, verbatim. A misspelt key is an error that names the nearest known one, and all errors of a file
+come at once.
+"""
+
+import contextlib
+import copy
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alignkit.errors import RecipeError
+from alignkit.recipe.checks import SECTIONS, check_sections
+from alignkit.recipe.kinds import TRAINERS, TrainerKind
+from alignkit.recipe.reading import apply_overrides, read_recipe
+
+__all__ = ["TRAINERS", "Recipe", "RecipeError", "TrainerKind", "load_recipe"]
+
+
+@dataclass
+class Recipe:
+    """A checked recipe, every section in its long form.
+
+    Attributes:
+        trainer: a name of `TRAINERS`.
+        model: `name` or `scratch`, and how to load it.
+        data: `use` and that data set's parameters; `ptx` for a second one.
+        rewards: name -> parameters, with `weight` and, where the name is an alias, `use`.
+        training: fields of the trainer's config; `output_dir` and `seed` are always there.
+        evaluation: `metrics` (name -> parameters), `prompts`, `seed`, `temperature`, `batch_size`.
+        adapter: fields of peft's LoraConfig, or None.
+        quantization: parameters of BitsAndBytesConfig, or None.
+        source: the file it was read from.
+    """
+
+    trainer: str
+    model: dict[str, Any]
+    data: dict[str, Any]
+    rewards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    adapter: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
+    source: str | None = None
+
+    @property
+    def kind(self) -> TrainerKind:
+        """What the trainer's name stands for."""
+        return TRAINERS[self.trainer]
+
+    @property
+    def output_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.training["output_dir"])
+
+    @property
+    def reward_weights(self) -> list[float]:
+        """One weight a reward, 1 where the recipe gives none."""
+        return [float(spec.get("weight", 1.0)) for spec in self.rewards.values()]
+
+    def config(self) -> Any:
+        """The trainer's config.
+
+        Raises:
+            RecipeError: the config refuses a value or a combination.
+        """
+        settings = dict(self.training)
+        if self.kind.family == "on_policy":
+            settings["reward_weights"] = self.reward_weights
+        config_class = self.kind.config_class()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return config_class(**settings)
+        except (ValueError, TypeError, ImportError, AssertionError) as error:
+            raise RecipeError(
+                [f"training: {config_class.__name__} refuses these settings: {error}"], self.source
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sections that hold something, in their order."""
+        sections = {key: copy.deepcopy(getattr(self, key)) for key in SECTIONS}
+        return {key: value for key, value in sections.items() if value not in (None, {})}
+
+    def to_yaml(self, header: str = "") -> str:
+        """The recipe as it was resolved: a file that `load_recipe` reads again. `header` becomes comment lines."""
+        comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
+        return comment + yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = True) -> Recipe:
+    """Reads a recipe, applies `key=value` overrides, and checks all of it without loading a model or data.
+
+    Args:
+        path: the YAML file.
+        overrides: dotted keys and YAML values, such as `training.max_steps=2`.
+        allow_code: whether rewards may be named as `path/to/file.py:Object`, which runs that file.
+
+    Raises:
+        RecipeError: with every mistake found.
+    """
+    content = _long_form(read_recipe(path))
+    problems = apply_overrides(content, overrides)
+    content = _long_form(content)
+    problems += check_sections(content, allow_code)
+    if problems:
+        raise RecipeError(problems, str(path))
+    recipe = Recipe(**{key: value for key, value in content.items() if value is not None}, source=str(path))
+    defaults: dict[str, Any] = {"output_dir": str(default_output_dir(path)), "seed": 42, "report_to": "none"}
+    if recipe.kind.family != "classifier" and not recipe.kind.own:
+        defaults["gradient_checkpointing"] = False
+    recipe.training = {**defaults, **recipe.training}
+    recipe.config()
+    return recipe
+
+
+def default_output_dir(path: str | Path) -> Path:
+    """Where a recipe's run goes unless `training.output_dir` says otherwise: its path below `recipes/`, in `runs/`.
+
+    >>> str(default_output_dir("recipes/sentiment/ppo.yaml")), str(default_output_dir("mine.yaml"))
+    ('runs/sentiment/ppo', 'runs/mine')
+    """
+    parts = Path(path).with_suffix("").parts
+    below = parts[len(parts) - parts[::-1].index("recipes") :] if "recipes" in parts[:-1] else parts[-1:]
+    return Path("runs", *below)
+
+
+def _long_form(content: dict[str, Any]) -> dict[str, Any]:
+    """Shorthands written out: `model: gpt2`, `data: imdb`, `rewards: [length]`, `evaluation: [diversity]`."""
+    content = copy.deepcopy(content)
+    if isinstance(content.get("model"), str):
+        content["model"] = {"name": content["model"]}
+    if isinstance(content.get("data"), str):
+        content["data"] = {"use": content["data"]}
+    if "rewards" in content:
+        content["rewards"] = _named(content["rewards"])
+    evaluation = content.get("evaluation")
+    if isinstance(evaluation, list):
+        evaluation = {"metrics": evaluation}
+    if isinstance(evaluation, dict):
+        content["evaluation"] = {**evaluation, "metrics": _named(evaluation.get("metrics", {}))}
+    return content
+
+
+def _named(entries: Any) -> Any:
+    """A list of names (or of one-key mappings) as a mapping; `name:` with nothing behind it has no parameters."""
+    if isinstance(entries, list):
+        merged: dict[Any, Any] = {}
+        for entry in entries:
+            merged.update(entry if isinstance(entry, dict) else {entry: {}})
+        entries = merged
+    if isinstance(entries, dict):
+        return {name: {} if spec is None else spec for name, spec in entries.items()}
+    return entries

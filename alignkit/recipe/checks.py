@@ -1,0 +1,256 @@
+"""Every mistake of a recipe, found at once and before anything is loaded.
+
+Each function looks at one section and returns sentences. Names come from where they are defined: settings from the
+config's fields, parameters from the signature of the reward, data set or metric.
+"""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from alignkit.errors import AlignkitError
+from alignkit.recipe.kinds import TRAINERS, TrainerKind
+from alignkit.recipe.reading import describe, did_you_mean
+from alignkit.recipe.types import misfit
+
+SECTIONS = ("trainer", "model", "data", "rewards", "training", "evaluation", "adapter", "quantization")
+MODEL_KEYS = {
+    "name": str,
+    "scratch": dict,
+    "labels": list,
+    "reference": str,
+    "dtype": str,
+    "attn_implementation": str,
+    "revision": str,
+    "trust_remote_code": bool,
+}
+EVALUATION_KEYS = {"metrics": object, "prompts": int, "seed": int, "temperature": float, "batch_size": int}
+# A reward's entry holds its parameters and these two, which are the recipe's own.
+REWARD_KEYS = ("use", "weight")
+
+
+def check_sections(content: dict[str, Any], allow_code: bool) -> list[str]:
+    """The mistakes of a whole recipe, whose sections have been brought into their long form."""
+    problems = [f"unknown key {key!r}{did_you_mean(key, SECTIONS)}" for key in content if key not in SECTIONS]
+    for key in ("trainer", "model", "data"):
+        if content.get(key) in (None, {}):
+            problems.append(f"the key {key!r} is missing")
+    kind = _kind(content.get("trainer"), problems)
+    for section in SECTIONS[1:]:
+        value = content.get(section)
+        if value is not None and not isinstance(value, dict):
+            problems.append(f"{section}: expected a mapping, got {describe(value)}")
+            content = {**content, section: {}}
+    problems += check_model(content.get("model") or {}, kind)
+    problems += check_data(content.get("data") or {}, kind)
+    problems += check_rewards(content.get("rewards") or {}, kind, allow_code)
+    problems += check_evaluation(content.get("evaluation") or {}, allow_code)
+    problems += check_extras(content, kind)
+    if kind is not None:
+        problems += check_training(content.get("training") or {}, kind)
+    return problems
+
+
+def _kind(trainer: Any, problems: list[str]) -> TrainerKind | None:
+    if trainer is None or trainer == {}:
+        return None
+    if not isinstance(trainer, str) or trainer not in TRAINERS:
+        problems.append(f"trainer: there is no trainer {trainer!r}{did_you_mean(trainer, TRAINERS)}")
+        return None
+    return TRAINERS[trainer]
+
+
+def check_model(model: dict[str, Any], kind: TrainerKind | None) -> list[str]:
+    """`name` or `scratch`, and how to load it."""
+    if not model:
+        return []
+    problems = _check_keys("model", model, MODEL_KEYS)
+    if ("name" in model) == ("scratch" in model):
+        problems.append("model: give either a name (or folder) or `scratch` with the shape of a new model")
+    if "labels" in model and kind is not None and kind.family != "classifier":
+        problems.append("model.labels: only the trainer 'classifier' has labels")
+    if "reference" in model and kind is not None and kind.family != "on_policy":
+        problems.append("model.reference: only trainers that sample have a reference model")
+    return problems
+
+
+def check_data(data: dict[str, Any], kind: TrainerKind | None) -> list[str]:
+    """A known data set and its parameters; `ptx` holds a second one."""
+    if not data:
+        return []
+    from alignkit.data import DATASETS, dataset_parameters
+
+    problems = []
+    for where, spec in (("data", data), ("data.ptx", data.get("ptx"))):
+        if spec is None:
+            continue
+        if not isinstance(spec, dict):
+            problems.append(f"{where}: expected a mapping with `use`, got {describe(spec)}")
+            continue
+        name = spec.get("use")
+        if name is None:
+            problems.append(f"{where}: `use` is missing: the name of a data set{did_you_mean('', DATASETS, 99)}")
+        elif not isinstance(name, str) or name not in DATASETS:
+            problems.append(f"{where}.use: there is no data set {name!r}{did_you_mean(name, DATASETS, 99)}")
+        else:
+            given = {key: value for key, value in spec.items() if key not in ("use", "ptx")}
+            problems += _check_parameters(where, f"data set {name!r}", given, dataset_parameters(name))
+    if "ptx" in data and kind is not None and kind is not TRAINERS["ppo"]:
+        problems.append("data.ptx: only the trainer 'ppo' takes a second data set")
+    return problems
+
+
+def check_rewards(rewards: dict[str, Any], kind: TrainerKind | None, allow_code: bool) -> list[str]:
+    """Names that resolve, parameters that the reward has, weights that are numbers."""
+    problems = []
+    if kind is not None and kind.family == "on_policy" and not rewards:
+        problems.append("rewards: a trainer that samples needs at least one reward")
+    if kind is not None and kind.family != "on_policy" and rewards:
+        problems.append("rewards: this trainer learns from examples and takes no rewards")
+    for name, spec in rewards.items():
+        where = f"rewards.{name}"
+        if not isinstance(spec, dict):
+            problems.append(f"{where}: expected a mapping of its parameters, got {describe(spec)}")
+            continue
+        wrong = misfit(spec.get("weight", 1.0), float)
+        if wrong:
+            problems.append(f"{where}.weight: {wrong}")
+        target = spec.get("use", name)
+        if not isinstance(target, str):
+            problems.append(f"{where}.use: expected the name of a reward, got {describe(target)}")
+            continue
+        given = {key: value for key, value in spec.items() if key not in REWARD_KEYS}
+        problems += check_reward_parameters(where, target, given, allow_code)
+    return problems
+
+
+def check_reward_parameters(where: str, target: str, given: dict[str, Any], allow_code: bool) -> list[str]:
+    """Whether a reward exists and takes these parameters; it is not constructed."""
+    from alignkit.registry import find_reward
+
+    try:
+        found = find_reward(target, allow_code=allow_code)
+    except AlignkitError as error:
+        return [f"{where}: {error}"]
+    if isinstance(found, type):
+        return _check_parameters(where, f"reward {target!r}", given, _parameters(found))
+    if given and inspect.isroutine(found):
+        keywords = {k: v for k, v in _parameters(found).items() if k not in ("prompts", "completions")}
+        return _check_parameters(where, f"reward {target!r}", given, keywords, demand=False)
+    if given:
+        return [f"{where}: reward {target!r} is a ready object and takes no parameters, got {', '.join(given)}"]
+    return []
+
+
+def check_evaluation(evaluation: dict[str, Any], allow_code: bool) -> list[str]:
+    """Metrics that exist with parameters that they take, and how to sample for them."""
+    from alignkit.metrics import METRICS, metric_parameters
+
+    problems = _check_keys("evaluation", evaluation, EVALUATION_KEYS)
+    metrics = evaluation.get("metrics") or {}
+    if not isinstance(metrics, dict):
+        return [*problems, f"evaluation.metrics: expected a list or a mapping, got {describe(metrics)}"]
+    for name, spec in metrics.items():
+        where = f"evaluation.{name}"
+        if not isinstance(spec, dict):
+            problems.append(f"{where}: expected a mapping of its parameters, got {describe(spec)}")
+            continue
+        use = spec.get("use", name)
+        if "reward" in spec:
+            if not isinstance(spec["reward"], str):
+                problems.append(f"{where}.reward: expected the name of a reward, got {describe(spec['reward'])}")
+                continue
+            given = {key: value for key, value in spec.items() if key != "reward"}
+            problems += check_reward_parameters(where, spec["reward"], given, allow_code)
+        elif use != "reward" and use not in METRICS:
+            problems.append(f"{where}: there is no metric {use!r}{did_you_mean(use, [*METRICS, 'reward'], 99)}")
+        elif use in METRICS:
+            given = {key: value for key, value in spec.items() if key != "use"}
+            problems += _check_parameters(where, f"metric {use!r}", given, metric_parameters(use))
+    return problems
+
+
+def check_extras(content: dict[str, Any], kind: TrainerKind | None) -> list[str]:
+    """`adapter` holds LoraConfig's fields, `quantization` BitsAndBytesConfig's parameters."""
+    problems = []
+    adapter, quantization = content.get("adapter"), content.get("quantization")
+    if adapter is not None:
+        from peft import LoraConfig
+
+        problems += _check_fields("adapter", "LoraConfig", adapter, LoraConfig)
+    if quantization is not None:
+        from transformers import BitsAndBytesConfig
+
+        problems += _check_parameters(
+            "quantization", "BitsAndBytesConfig", quantization, _parameters(BitsAndBytesConfig)
+        )
+        if adapter is None:
+            problems.append(
+                "quantization: quantised weights do not train; add an adapter, for example adapter: {r: 16}"
+            )
+        if "scratch" in (content.get("model") or {}):
+            problems.append("quantization: a model from scratch has nothing to quantise")
+    if kind is not None and kind.family == "classifier" and (adapter is not None or quantization is not None):
+        problems.append("adapter, quantization: the trainer 'classifier' trains the whole model")
+    return problems
+
+
+def check_training(training: dict[str, Any], kind: TrainerKind) -> list[str]:
+    """Every setting is a field of the trainer's config and has its type."""
+    config = kind.config_class()
+    problems = _check_fields("training", config.__name__, training, config)
+    if "reward_weights" in training:
+        problems.append("training.reward_weights: weights stand with the rewards, for example rewards.length.weight")
+    return problems
+
+
+def _check_fields(where: str, owner: str, given: dict[str, Any], config: type) -> list[str]:
+    hints = typing.get_type_hints(config)
+    fields = {field.name: hints.get(field.name, Any) for field in dataclasses.fields(config) if field.init}
+    problems = []
+    for key, value in given.items():
+        if key not in fields:
+            problems.append(f"{where}: {owner} has no setting {key!r}{did_you_mean(key, fields)}")
+        elif (wrong := misfit(value, fields[key])) is not None:
+            problems.append(f"{where}.{key}: {wrong}")
+    return problems
+
+
+def _check_keys(where: str, given: dict[str, Any], known: dict[str, type]) -> list[str]:
+    problems = []
+    for key, value in given.items():
+        if key not in known:
+            problems.append(f"{where}: unknown key {key!r}{did_you_mean(key, known)}")
+        elif known[key] is not object and (wrong := misfit(value, known[key])) is not None:
+            problems.append(f"{where}.{key}: {wrong}")
+    return problems
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_POSITIONAL
+    }
+
+
+def _check_parameters(
+    where: str, owner: str, given: dict[str, Any], parameters: dict[str, inspect.Parameter], demand: bool = True
+) -> list[str]:
+    """Names against a signature; `demand` also asks for the parameters without a default."""
+    accepts_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    named = {n: p for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    problems = []
+    for key in given:
+        if key not in named and not accepts_all:
+            known = did_you_mean(key, named) or ("" if named else "; it has none")
+            problems.append(f"{where}: {owner} has no parameter {key!r}{known}")
+    for key in _missing(given, named) if demand else ():
+        problems.append(f"{where}: {owner} needs the parameter {key!r}")
+    return problems
+
+
+def _missing(given: Iterable[str], named: dict[str, inspect.Parameter]) -> list[str]:
+    return [n for n, p in named.items() if p.default is inspect.Parameter.empty and n not in given]

@@ -1,0 +1,140 @@
+"""YAML and overrides to plain values, strictly: what YAML would quietly change or drop is an error here.
+
+Three habits of YAML 1.1 (and of PyYAML) bite in recipes and are switched off: `1e-5` is a number and not a string,
+`no` and `on` are words and not booleans, and a key that stands twice is refused.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from alignkit.errors import RecipeError
+
+
+class _Loader(yaml.SafeLoader):
+    """Scalars as in YAML 1.2's core schema; no key twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_SCALARS = {
+    "bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    "null": (r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    "int": (r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789"),
+    "float": (
+        r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+|[0-9][0-9_]*\.?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$",
+        "-+.0123456789",
+    ),
+}
+for _name, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_first))
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    >>> parse_yaml("{learning_rate: 1e-5, save_strategy: no, steps: 1_000}")
+    {'learning_rate': 1e-05, 'save_strategy': 'no', 'steps': 1000}
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The mapping in a recipe file.
+
+    Raises:
+        RecipeError: no such file, not YAML, or not a mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f"; that folder has: {', '.join(near)}" if near else ""
+        raise RecipeError([f"there is no file {str(path)!r}{hint}"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([f"the file cannot be read: {error}"], str(path)) from error
+    try:
+        content = parse_yaml(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise RecipeError([f"not valid YAML: {where}{getattr(error, 'problem', None) or error}"], str(path)) from error
+    if not isinstance(content, dict):
+        raise RecipeError([f"a recipe is a mapping of keys, this file holds {describe(content)}"], str(path))
+    return content
+
+
+def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> list[str]:
+    """Sets `dotted.key=value` in `content`, values read as YAML. Returns what went wrong, a sentence each."""
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path):
+            problems.append(f"override {override!r}: expected key=value, for example training.max_steps=10")
+            continue
+        try:
+            value = parse_yaml(text)
+        except yaml.YAMLError as error:
+            problems.append(f"override {override!r}: the value is not valid YAML ({getattr(error, 'problem', error)})")
+            continue
+        target: Any = content
+        for i, part in enumerate(path[:-1]):
+            inner = target.get(part)
+            if inner is None:
+                inner = target[part] = {}
+            if not isinstance(inner, dict):
+                problems.append(f"override {override!r}: {'.'.join(path[: i + 1])} holds {describe(inner)}, not keys")
+                break
+            target = inner
+        else:
+            target[path[-1]] = value
+    return problems
+
+
+def describe(value: Any) -> str:
+    """A value for an error message: what it is and, where short, what it says.
+
+    >>> describe([1, 2]), describe("x"), describe(None)
+    ('a list', "the text 'x'", 'nothing')
+    """
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, int | float):
+        return f"the number {value!r}"
+    return {dict: "a mapping", list: "a list"}.get(type(value), type(value).__name__)
+
+
+def did_you_mean(word: Any, known: Iterable[str], listing: int = 12) -> str:
+    """The end of an "unknown name" message: the nearest known name, or the names where there are few.
+
+    >>> did_you_mean("learning_rat", ["learning_rate", "max_steps"])
+    "; did you mean 'learning_rate'?"
+    >>> did_you_mean("zzz", ["ppo", "sft"])
+    '; known: ppo, sft'
+    """
+    options = sorted(set(known))
+    near = difflib.get_close_matches(str(word).lower(), options, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(options)}" if 0 < len(options) <= listing else ""
