@@ -20,10 +20,11 @@ from transformers import (
     T5Config,
 )
 
-WORDS = (
-    "a and awful bad boring brilliant but dull fine film good great hated i is it loved movie not of plot poor story "
-    "superb terrible the this very was wonderful , . ! ?"
-).split()
+WORDS = [
+    *("a", "and", "awful", "bad", "boring", "brilliant", "but", "dull", "fine", "film", "good", "great", "hated"),
+    *("i", "is", "it", "loved", "movie", "not", "of", "plot", "poor", "story", "superb", "terrible", "the", "this"),
+    *("very", "was", "wonderful", ",", ".", "!", "?"),
+]
 
 CAUSAL_KINDS = ("gpt2", "llama", "qwen2", "qwen3")
 

@@ -5,8 +5,9 @@ A trainer owns neither their optimiser nor their data: one callback (`alignkit.t
 callback.
 """
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from alignkit.reward.contract import inner_rewards, unique_names, unwrap
@@ -15,12 +16,9 @@ from alignkit.reward.contract import inner_rewards, unique_names, unwrap
 class LearnedReward(ABC):
     """A reward that learns during the run.
 
-    `__call__` scores like any reward and must not learn: it is called for evaluation too. `update` takes one learning
-    step from completions of the policy and references from the data.
-
-    What the policy wrote since the last update reaches `update` through `remember` and `pending`: a reward whose
-    `__call__` remembers what it scores while `training` is True learns under TRL's trainers too, which tell a callback
-    nothing about completions.
+    `__call__` scores like any reward and must not learn: it is called for evaluation too. What it scores while
+    `training` is remembered (with the data's `reference` beside it, or None) until a callback hands it to `update`,
+    which takes one learning step from it.
 
     Attributes:
         training: True while the policy trains, False during evaluation; `train()` and `eval()` set it.
@@ -28,6 +26,12 @@ class LearnedReward(ABC):
 
     training: bool = True
     _pending: tuple[list, list, list] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Trainers of other libraries call the object itself, so the memory sits around `__call__`, not in a trainer.
+        super().__init_subclass__(**kwargs)
+        if "__call__" in cls.__dict__:
+            cls.__call__ = _remembering(cls.__call__)  # type: ignore[method-assign]
 
     @abstractmethod
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
@@ -39,9 +43,9 @@ class LearnedReward(ABC):
 
         Args:
             prompts, completions: what the policy was asked and what it wrote, in the form in which `__call__` saw it.
-                All three lists are empty when nothing was sampled since the last update, and when this process of
-                several had no samples: a reward that synchronises with others must do so all the same.
-            references: the texts that the data give for the same prompts, of equal number.
+            references: the texts that the data give for the same prompts, of equal number; None where they give none.
+                All three lists are empty where this process of several has nothing new but another one has: a reward
+                that synchronises with others must do so all the same.
 
         Returns:
             What to log: plain floats under short names, such as `{"loss": 0.31, "accuracy": 0.84}`.
@@ -59,7 +63,7 @@ class LearnedReward(ABC):
         """Puts back what `state_dict` gave."""
 
     def remember(self, prompts: list, completions: list, references: list) -> None:
-        """Keeps what was scored for the next update; does nothing during evaluation. For use inside `__call__`.
+        """Keeps what was scored for the next update; does nothing during evaluation. `__call__` does it by itself.
 
         Raises:
             ValueError: the three lists differ in length.
@@ -80,6 +84,11 @@ class LearnedReward(ABC):
         kept, self._pending = self._pending or ([], [], []), None
         return kept
 
+    @property
+    def has_pending(self) -> bool:
+        """Whether anything was remembered since the last update."""
+        return self._pending is not None
+
     def train(self) -> "LearnedReward":
         """Says that the policy is training. Returns itself."""
         self.training = True
@@ -89,6 +98,28 @@ class LearnedReward(ABC):
         """Says that the policy is being evaluated. Returns itself."""
         self.training = False
         return self
+
+
+def _remembering(score: Callable[..., Any]) -> Callable[..., Any]:
+    """`__call__` with a memory for what it scored in training; once is enough where a subclass calls its parent's."""
+    if getattr(score, "_remembers", False):
+        return score
+
+    @functools.wraps(score)
+    def call(self: LearnedReward, prompts: list, completions: list, **columns: Any) -> Any:
+        nested = self.__dict__.get("_scoring", False)
+        self.__dict__["_scoring"] = True
+        try:
+            scores = score(self, prompts, completions, **columns)
+        finally:
+            self.__dict__["_scoring"] = nested
+        if not nested:
+            references = columns.get("reference") or [None] * len(completions)
+            self.remember(prompts, completions, references)
+        return scores
+
+    call._remembers = True  # type: ignore[attr-defined]
+    return call
 
 
 def walk_rewards(rewards: Iterable[Any]) -> list[Any]:

@@ -4,13 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignkit.errors import AlignkitError
-from alignkit.reward import learned_rewards, stateful_rewards
+from alignkit.reward import LearnedReward, learned_rewards, stateful_rewards
 
 FOLDER = "rewards"
+
+
+def _anyone_has(count: int) -> bool:
+    """Whether any process has something to learn from: then all must update, or a collective would hang."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return count > 0
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(total)
+    return bool(total > 0)
 
 
 class RewardStateCallback(TrainerCallback):
@@ -19,19 +29,16 @@ class RewardStateCallback(TrainerCallback):
     Our trainers add it by themselves. For TRL's, pass it in `callbacks`:
     `GRPOTrainer(..., reward_funcs=[reward], callbacks=[RewardStateCallback([reward])])`.
 
-    A learned reward is updated on what it scored in training since the last update: it remembers those completions by
-    itself in `__call__` (TRL tells a callback nothing about them), and `update` is called with what `pending()` returns,
-    if it has that method, or with empty lists.
+    A learned reward is updated on what it scored in training since the last update, which it remembers by itself (TRL
+    tells a callback nothing of it). A step without new completions (a further pass over a rollout) does not update it.
 
     Args:
         rewards: the rewards given to the trainer; compositions are searched.
-        processing_class: unused by the callback, kept for rewards that ask for it through `prepare`.
     """
 
-    def __init__(self, rewards: Any, processing_class: PreTrainedTokenizerBase | None = None):
+    def __init__(self, rewards: Any):
         self.learned = learned_rewards(rewards)
         self.stateful = stateful_rewards(rewards)
-        self.processing_class = processing_class
         self.last: dict[str, float] = {}
 
     def on_train_begin(
@@ -44,11 +51,9 @@ class RewardStateCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         for key, reward in self.stateful.items():
-            if not any(reward is learned for learned in self.learned):
-                continue
-            pending = reward.pending() if hasattr(reward, "pending") else ([], [], [])
-            for name, value in reward.update(*pending).items():
-                self.last[f"{key}/{name}"] = float(value)
+            if isinstance(reward, LearnedReward) and _anyone_has(int(reward.has_pending)):
+                for name, value in reward.update(*reward.pending()).items():
+                    self.last[f"{key}/{name}"] = float(value)
 
     def on_log(
         self,
@@ -60,6 +65,7 @@ class RewardStateCallback(TrainerCallback):
     ) -> None:
         if logs is not None and "loss" in logs:
             logs.update(self.last)
+            state.log_history[-1].update(self.last)  # written before callbacks are asked
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, is_peft_model, set_seed
+from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
@@ -114,7 +114,7 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         self._vllm_log_probs: list[list[float]] | None = None
         self._probe = WeightProbe(self.model)
         if stateful_rewards(rewards):
-            self.add_callback(RewardStateCallback(rewards, processing_class=policy.processing_class))
+            self.add_callback(RewardStateCallback(rewards))
 
     @property
     def rewards(self) -> list[Any]:

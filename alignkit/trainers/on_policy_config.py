@@ -41,6 +41,12 @@ _GRPO_ONLY = {
     "transformers_continuous_batching_config": None,
     "use_transformers_paged": None,
     "vllm_importance_sampling_cap": None,
+    "vllm_importance_sampling_clip_max": None,
+    "vllm_importance_sampling_clip_min": None,
+    "vllm_importance_sampling_correction": None,
+    "vllm_importance_sampling_mode": None,
+    "mask_truncated_completions": None,
+    "cache_implementation": None,
     "router_aux_loss_coef": None,
     "log_multimodal": None,
 }

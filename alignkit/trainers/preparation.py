@@ -1,4 +1,4 @@
-"""Everything an on-policy trainer checks and builds before TRL's constructor runs: cheap checks first, the model last."""
+"""What an on-policy trainer checks and builds before TRL's constructor runs: cheap checks first, the model last."""
 
 import copy
 from collections.abc import Callable
@@ -17,7 +17,6 @@ from alignkit.models.module_reward import ModuleReward
 from alignkit.models.reference import frozen_copy
 from alignkit.models.scoring import add_scoring
 from alignkit.models.value_head import HEAD_NAME, attach_value_head
-
 from alignkit.reward import check_columns, granularity, unique_names
 from alignkit.trainers.on_policy_config import OnPolicyConfig
 
