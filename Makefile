@@ -21,6 +21,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 export TOKENIZERS_PARALLELISM := false
+export NO_MKDOCS_2_WARNING := 1
 # One thread per process is far faster than a crowd of them for the small models that tests and quickstart use.
 SMALL := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 

@@ -3,6 +3,9 @@
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import transformers
@@ -29,9 +32,9 @@ def trl_rloo(folder: str, epochs: int, steps: int, clock: Clock):
     return RLOOTrainer(policy, even_share, args, prompts(), processing_class=tokenizer(), callbacks=[clock])
 
 
-CONTESTANTS = {
+CONTESTANTS: dict[str, Callable[..., Any]] = {
     "alignkit-ppo": alignkit_ppo,
-    "alignkit-ppo-separate-critic": lambda *a: alignkit_ppo(*a, separate_critic=True),
+    "alignkit-ppo-separate-critic": partial(alignkit_ppo, separate_critic=True),
     "trl-rloo": trl_rloo,
 }
 

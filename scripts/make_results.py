@@ -152,9 +152,10 @@ def draw(study: Study, target: Path) -> None:
                 axes.plot(
                     [r[f"eval_{x}"] for r in curve], [r[f"eval_{y}"] for r in curve], color=colour, lw=0.9, alpha=0.5
                 )
-            ends = [(run.after[x], run.after[y]) for run in runs]
-            axes.scatter(*zip(*ends, strict=True), color=colour, s=26, label=method, zorder=3)
-            axes.scatter(*map(statistics.fmean, zip(*ends, strict=True)), color=colour, marker="+", s=160, zorder=4)
+            xs, ys = [run.after[x] for run in runs], [run.after[y] for run in runs]
+            axes.scatter(xs, ys, color=colour, s=26, label=method, zorder=3)
+            middle = [statistics.fmean(xs)], [statistics.fmean(ys)]
+            axes.scatter(middle[0], middle[1], color=colour, marker="+", s=160, zorder=4)
         axes.set_xlabel(study.plot.get("x_label", x))
         axes.set_ylabel(study.plot.get("y_label", y))
         axes.grid(alpha=0.25)
