@@ -1,0 +1,109 @@
+"""Data sets by name: raw fields in, the columns that trainers and rewards read out.
+
+`load_data("imdb", prompt_words=8)` gives a `datasets.DatasetDict` with the splits `train` and `validation`. Every name
+is one module with two functions: `load(**settings)`, whose signature is the list of settings, and
+`columns(**settings)`, which says before anything is read what columns there will be.
+"""
+
+import difflib
+import inspect
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from alignkit.data.settings import setting_problems
+from alignkit.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One line of the table of data sets: the module that reads it, and what it gives."""
+
+    module: str
+    description: str
+
+
+DATASETS: dict[str, DataSource] = {
+    "files": DataSource("alignkit.data.files", "your own parquet, jsonl, csv or text files, columns renamed as needed"),
+    "hub": DataSource("alignkit.data.hub", "any data set of the hub by its id, columns renamed as needed"),
+    "imdb": DataSource("alignkit.data.imdb", "film reviews: openings to continue, labelled segments, or whole texts"),
+    "quickstart": DataSource(
+        "alignkit.data.quickstart", "short reviews from a grammar of our own; nothing to download"
+    ),
+    "sst2": DataSource("alignkit.data.sst2", "Stanford Sentiment Treebank, two classes: phrases and sentences"),
+}
+
+
+def load_data(use: str, **settings: Any) -> "DatasetDict":
+    """The data set of that name, as `DatasetDict` with `train` and `validation`.
+
+    Args:
+        use: a name in `DATASETS`.
+        settings: the data set's own; `data_settings(use)` lists them.
+
+    Raises:
+        DataError: unknown name or settings; data that are missing, unreadable, empty or lack a column.
+    """
+    problems = data_problems(use, settings)
+    if problems:
+        raise DataError("; ".join(problems))
+    return _module(use).load(**settings)
+
+
+def data_settings(use: str) -> inspect.Signature:
+    """The settings of a data set, with types and defaults.
+
+    Raises:
+        DataError: there is no data set of that name.
+    """
+    problem = _unknown(use)
+    if problem:
+        raise DataError(problem)
+    return inspect.signature(_module(use).load)
+
+
+def data_problems(use: str, settings: dict[str, Any]) -> list[str]:
+    """What is wrong with a name and its settings, one sentence each; empty when all is well. Reads no data."""
+    problem = _unknown(use)
+    if problem:
+        return [problem]
+    module = _module(use)
+    problems = setting_problems(module.load, settings, owner=f"data set {use!r}")
+    if problems:
+        return problems
+    try:
+        module.columns(**settings)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def known_columns(use: str, **settings: Any) -> list[str] | None:
+    """The columns that `load_data` will give, or None when only the data themselves can tell. Reads no data.
+
+    Raises:
+        DataError: unknown name or settings.
+    """
+    problems = data_problems(use, settings)
+    if problems:
+        raise DataError("; ".join(problems))
+    return _module(use).columns(**settings)
+
+
+def _module(use: str) -> ModuleType:
+    return import_module(DATASETS[use].module)
+
+
+def _unknown(use: str) -> str | None:
+    if use in DATASETS:
+        return None
+    close = difflib.get_close_matches(str(use), DATASETS, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return (
+        f"there is no data set {use!r}; {hint}known: {', '.join(sorted(DATASETS))}. "
+        "For another set of the hub write use: hub with name: <id>, for your own files use: files with path: <file>"
+    )
