@@ -53,6 +53,7 @@ class NetworkReward:
 
             import torch
 
+            model: Any
             if isinstance(self.model, str):
                 model, tokenizer = self.load(self.model)
                 device = self.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
@@ -72,15 +73,31 @@ class NetworkReward:
         """Tokens per text: `max_length`, or what tokenizer and positions allow if that is less."""
         model, tokenizer = self.network()
         positions = getattr(model.config, "max_position_embeddings", None) or self.max_length
-        table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+        table: Any = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
         if getattr(table, "padding_idx", None) is not None:
             # The RoBERTa family counts positions from behind its padding index.
             positions -= table.padding_idx + 1
         return min(self.max_length, tokenizer.model_max_length, positions)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the loaded network: whoever unpickles loads it again by its name."""
-        return {**self.__dict__, "_ready": None}
+        """A network that has a name is left out and loaded again; a loaded one goes as configuration and weights.
+
+        The model object itself may carry hooks and patched methods, which do not pickle.
+        """
+        state = {**self.__dict__, "_ready": None}
+        if not isinstance(self.model, str):
+            weights = {key: value.cpu() for key, value in self.model.state_dict().items()}
+            state["model"] = (type(self.model), self.model.config, weights)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Puts a network that went as weights together again, on the CPU or the `device` that was asked for."""
+        if isinstance(state["model"], tuple):
+            kind, config, weights = state["model"]
+            model = kind(config).to(next(iter(weights.values())).dtype)
+            model.load_state_dict(weights)
+            state = {**state, "model": model.eval()}
+        self.__dict__.update(state)
 
 
 def even_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
