@@ -40,7 +40,9 @@ class WordLikelihood(LearnedReward):
 
 
 def data(rows: int = 32) -> Dataset:
-    return Dataset.from_dict({"prompt": ["i loved the film", "the plot was"] * (rows // 2), "reference": ["good ."] * rows})
+    return Dataset.from_dict(
+        {"prompt": ["i loved the film", "the plot was"] * (rows // 2), "reference": ["good ."] * rows}
+    )
 
 
 def settings(folder, **more):
