@@ -1,0 +1,91 @@
+"""Metrics that work offline: `evaluate.Metric` subclasses, constructed directly, never fetched.
+
+    metric = load_metric("diversity")
+    metric.compute(predictions=["a fine film", "a dull film"])   # {"distinct_1": ..., "self_bleu": ...}
+
+Every metric is called as `metric.compute(predictions=[str], prompts=[...], columns={name: list})`. Trainers and
+`alignkit.evaluation.evaluate_rows` do that, and pass any other `evaluate.Metric` what it declares.
+"""
+
+import difflib
+import inspect
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from alignkit.errors import ConfigError
+
+__all__ = ["METRICS", "MetricEntry", "load_metric", "metric_parameters"]
+
+
+@dataclass(frozen=True)
+class MetricEntry:
+    """One metric that can be named.
+
+    Attributes:
+        target: where its class is, `module:Class`; imported when it is asked for.
+        summary: one line for listings.
+    """
+
+    target: str
+    summary: str
+
+    def load(self) -> type:
+        """The metric's class."""
+        module, name = self.target.split(":")
+        return getattr(import_module(module), name)
+
+
+METRICS = {
+    "diversity": MetricEntry(
+        "alignkit.metrics.diversity:DiversityMetric", "distinct n-grams, self-BLEU and duplicates among completions"
+    ),
+    "repetition": MetricEntry(
+        "alignkit.metrics.repetition:RepetitionMetric", "how much of a completion repeats itself"
+    ),
+    "length": MetricEntry("alignkit.metrics.length:LengthMetric", "words per completion, empty completions"),
+    "overlap": MetricEntry("alignkit.metrics.overlap:OverlapMetric", "BLEU and word F1 against the reference text"),
+    "perplexity": MetricEntry(
+        "alignkit.metrics.perplexity:PerplexityMetric", "how likely a given language model finds the completions"
+    ),
+}
+# Not in the table: what `reward` means in a list of metrics (the rewards being trained on) is the trainer's business.
+_REWARD = MetricEntry("alignkit.metrics.reward_metric:RewardMetric", "any reward as a metric, such as a judge")
+
+
+def _entry(name: str) -> MetricEntry:
+    entries = {**METRICS, "reward": _REWARD}
+    if name in entries:
+        return entries[name]
+    close = difflib.get_close_matches(name, entries, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ConfigError(f"there is no metric {name!r}; {hint}There are: {', '.join(entries)}")
+
+
+def metric_parameters(name: str) -> dict[str, inspect.Parameter]:
+    """The settings that a metric takes, by name.
+
+    Raises:
+        ConfigError: no metric has that name.
+    """
+    return dict(inspect.signature(_entry(name).load()).parameters)
+
+
+def load_metric(name: str, /, **settings: Any) -> Any:
+    """A metric by its name: a key of `METRICS`, or `reward`.
+
+    >>> load_metric("repetition", n=2).compute(predictions=["so so so so"])["repetition"]
+    0.6666666666666667
+
+    Raises:
+        ConfigError: no metric has that name, or it does not take one of the settings.
+    """
+    metric_class, known = _entry(name).load(), metric_parameters(name)
+    for setting in settings:
+        if setting not in known:
+            close = difflib.get_close_matches(setting, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(
+                f"the metric {name!r} has no setting {setting!r}; {hint}It takes: {', '.join(known) or 'none'}"
+            )
+    return metric_class(**settings)
