@@ -58,12 +58,12 @@ def _arguments(rows: Sequence[Row], name: str, metric: Any) -> dict[str, Any]:
     features = metric.features[0] if isinstance(metric.features, list) else metric.features
     wanted = inspect.signature(metric._compute).parameters
     columns = _columns(rows)
-    offered = {
+    offered: dict[str, Any] = {
         "prompts": [row["prompt"] for row in rows],
         "completions": [row["completion"] for row in rows],
         "columns": columns,
     }
-    arguments = {"predictions": [completion_text(row["completion"]) for row in rows]}
+    arguments: dict[str, Any] = {"predictions": [completion_text(row["completion"]) for row in rows]}
     arguments.update({key: value for key, value in offered.items() if key in wanted or key in features})
     for feature in features:
         if feature in arguments:

@@ -14,7 +14,7 @@ def token_f1(text: str, reference: str) -> float:
     """Harmonic mean of precision and recall over words, with their counts (as in SQuAD, arXiv:1606.05250).
 
     >>> token_f1("the cat sat", "the cat lay down")
-    0.5714285714285715
+    0.5714285714285714
     """
     ours, theirs = Counter(words(text)), Counter(words(reference))
     if not ours or not theirs:

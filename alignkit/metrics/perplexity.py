@@ -77,13 +77,14 @@ class PerplexityMetric(TextMetric):
                 "the metric 'perplexity' has no language model to ask; give it one: "
                 "PerplexityMetric(model='path/to/model'), or `perplexity: {model: path/to/model}` in a recipe"
             )
-        if isinstance(self.model, str | os.PathLike):
-            self.processing_class = self.processing_class or load_tokenizer(self.model)
-            self.model = load_causal_or_seq2seq(self.model)
-        if self.processing_class is None:
-            self.processing_class = load_tokenizer(self.model.name_or_path)
-        add_scoring(self.model)
-        return self.model, self.processing_class
+        model = self.model
+        if isinstance(model, str | os.PathLike):
+            self.processing_class = self.processing_class or load_tokenizer(model)
+            self.model = model = load_causal_or_seq2seq(model)
+        tokenizer = self.processing_class or load_tokenizer(model.name_or_path)
+        self.processing_class = tokenizer
+        add_scoring(model)
+        return model, tokenizer
 
     def _encoded(self, tokenizer: Any, model: PreTrainedModel, prompt: Text, text: str) -> Pair:
         """Token ids of prompt and completion, cut to the context; at least one token comes before a completion."""
