@@ -13,7 +13,7 @@ _RULES_TEXT = {
         {when} {who} went to see {film} {where}.
         {when} {who} saw {film} with {company}.
         {when} {who} had {meal} {place}.
-        {when} {who} tried {meal} {place}.
+        {when} {who} tried {dish} {place}.
         {when} {who} met {company} for {meal} {place}.
     """,
     "when": """
@@ -67,7 +67,8 @@ _RULES_TEXT = {
         in the old hall
         at a friend's house
     """,
-    "meal": "lunch\ndinner\nbreakfast\nthe soup\nthe fish\npizza\nthe set menu\ncoffee and cake\nnoodles\na sandwich",
+    "meal": "lunch\ndinner\nbreakfast\npizza\ncoffee and cake\na late supper\na quick bite\nnoodles\nsandwiches",
+    "dish": "the soup\nthe fish\nthe set menu\nthe noodles\nthe pancakes\na stew\nthe curry\nthe roast\nthe cake",
     "place": """
         in a restaurant near the station
         in the new bar on the corner
@@ -97,35 +98,37 @@ _RULES_TEXT = {
     """,
     "film_positive": """
         The {film_part} {was} {good}, and {film_joy}.
-        The {film_part} {was} {good} and the {film_part} {was} {good}.
-        The {film_part} {was} not {bad} at all, and {film_joy}.
+        The {film_part} {was} {good} and the {film_other} {was} {good}.
+        The {film_part} {was} not {bad_word} at all, and {film_joy}.
         {film_joy_first}, because the {film_part} {was} {good}.
         It {was} {good} from start to finish, and {film_joy}.
     """,
     "film_negative": """
         The {film_part} {was} {bad}, and {film_grief}.
-        The {film_part} {was} {bad} and the {film_part} {was} {bad}.
-        The {film_part} {was} not {good} at all, and {film_grief}.
+        The {film_part} {was} {bad} and the {film_other} {was} {bad}.
+        The {film_part} {was} not {good_word} at all, and {film_grief}.
         {film_grief_first}, because the {film_part} {was} {bad}.
         It {was} {bad} from start to finish, and {film_grief}.
     """,
     "meal_positive": """
         The {meal_part} {was} {good}, and {meal_joy}.
-        The {meal_part} {was} {good} and the {meal_part} {was} {good}.
-        The {meal_part} {was} not {bad} at all, and {meal_joy}.
+        The {meal_part} {was} {good} and the {meal_other} {was} {good}.
+        The {meal_part} {was} not {bad_word} at all, and {meal_joy}.
         {meal_joy_first}, because the {meal_part} {was} {good}.
         Everything {was} {good} that day, and {meal_joy}.
     """,
     "meal_negative": """
         The {meal_part} {was} {bad}, and {meal_grief}.
-        The {meal_part} {was} {bad} and the {meal_part} {was} {bad}.
-        The {meal_part} {was} not {good} at all, and {meal_grief}.
+        The {meal_part} {was} {bad} and the {meal_other} {was} {bad}.
+        The {meal_part} {was} not {good_word} at all, and {meal_grief}.
         {meal_grief_first}, because the {meal_part} {was} {bad}.
         Everything {was} {bad} that day, and {meal_grief}.
     """,
     "was": "was\nwas\nwas\nseemed\nfelt\nturned out",
-    "film_part": "acting\nstory\nending\nmusic\nplot\ndialogue\nfirst half\npicture\nlead actor\nsinging\npace\nhumour",
-    "meal_part": "food\nservice\nwaiter\nsoup\nbread\nsauce\nroom\ndessert\nwine\ncook\nsalad\ncoffee",
+    "film_part": "acting\nstory\nmusic\ndialogue\nfirst half\nlead actor",
+    "film_other": "ending\nplot\ncamera work\nsinging\npace\nhumour",
+    "meal_part": "food\nservice\nwaiter\nbread\nsauce\nroom",
+    "meal_other": "dessert\nwine\nsalad\ncoffee\nmusic\nview",
     "good": "{good_word}\n{good_word}\n{degree} {good_word}",
     "bad": "{bad_word}\n{bad_word}\n{degree} {bad_word}",
     "degree": "very\nreally\nquite\ntruly",
@@ -141,7 +144,7 @@ _RULES_TEXT = {
         pleasant
         great
         perfect
-        warm
+        memorable
     """,
     "bad_word": """
         bad
@@ -155,7 +158,7 @@ _RULES_TEXT = {
         disappointing
         weak
         annoying
-        cold
+        forgettable
     """,
     "film_joy": """
         we laughed the whole way home

@@ -50,6 +50,7 @@ def load(
     columns(form, train_size=train_size, validation_size=validation_size)
     by_split = _openings()
     splits = {}
+    taken: set[str] = set()
     for split, size in (("train", train_size), ("validation", validation_size)):
         rng = random.Random(f"quickstart {seed} {split}")
         openings = rng.sample(by_split[split], size)
@@ -61,9 +62,14 @@ def load(
                 rows.append({"prompt": opening, "reference": opinion})
             elif form == "text":
                 rows.append({"text": opening + opinion})
+            elif number % 4 < 2:
+                rows.append({"text": opening + opinion, "label": label})
             else:
-                alone = number % 4 >= 2
-                rows.append({"text": opinion.strip() if alone else opening + opinion, "label": label})
+                # Opinions are fewer than openings: draw until there is one that no row has.
+                while opinion in taken:
+                    opinion = continuation(opening, label, rng)
+                taken.add(opinion)
+                rows.append({"text": opinion.strip(), "label": label})
         splits[split] = Dataset.from_list(rows)
     return checked(DatasetDict(splits), "quickstart")
 

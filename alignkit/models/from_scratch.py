@@ -1,0 +1,228 @@
+"""New small models with a tokenizer trained on the texts at hand, for runs that start from nothing."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from alignkit.data.settings import setting_problems
+from alignkit.errors import ModelError
+
+PAD, END, START = "<|pad|>", "<|endoftext|>", "<|start|>"
+_BYTES = 256
+
+
+@dataclass(frozen=True)
+class CausalSpec:
+    """The size of a new causal LM.
+
+    Attributes:
+        architecture: "gpt2" (learned positions) or "llama" (rotary positions).
+        hidden_size: width of the states; a multiple of `heads`.
+        layers: number of blocks.
+        heads: attention heads of a block.
+        context: longest sequence, in tokens.
+        vocab_size: at most so many tokens; few texts may give fewer. 256 of them are the bytes.
+        dropout: 0 suits a policy: what it sampled without dropout is then scored alike.
+        seed: of the weights.
+    """
+
+    architecture: Literal["gpt2", "llama"] = "gpt2"
+    hidden_size: int = 128
+    layers: int = 3
+    heads: int = 4
+    context: int = 128
+    vocab_size: int = 1024
+    dropout: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """The size of a new sequence classifier of BERT type.
+
+    Attributes:
+        labels: names of the classes, in the order of the numbers in the data.
+        hidden_size: width of the states; a multiple of `heads`.
+        layers: number of blocks.
+        heads: attention heads of a block.
+        context: longest sequence, in tokens.
+        vocab_size: at most so many tokens; few texts may give fewer. 256 of them are the bytes.
+        dropout: in training, everywhere in the network.
+        seed: of the weights.
+    """
+
+    labels: list[str] = field(default_factory=lambda: ["negative", "positive"])
+    hidden_size: int = 64
+    layers: int = 2
+    heads: int = 4
+    context: int = 128
+    vocab_size: int = 1024
+    dropout: float = 0.1
+    seed: int = 0
+
+
+def spec_problems(spec: Mapping[str, Any], kind: Literal["causal", "classifier"]) -> list[str]:
+    """What is wrong with the specification of a new model, one sentence each; builds nothing."""
+    wanted: type[CausalSpec] | type[ClassifierSpec] = CausalSpec if kind == "causal" else ClassifierSpec
+    owner = "a new causal LM" if kind == "causal" else "a new classifier"
+    problems = setting_problems(wanted, dict(spec), owner)
+    if problems:
+        return problems
+    built = wanted(**spec)
+    for name in ("hidden_size", "layers", "heads"):
+        if getattr(built, name) < 1:
+            problems.append(f"{owner}: {name} must be at least 1, got {getattr(built, name)}")
+    if built.heads >= 1 and built.hidden_size % built.heads:
+        problems.append(f"{owner}: hidden_size {built.hidden_size} is no multiple of heads {built.heads}")
+    elif isinstance(built, CausalSpec) and built.architecture == "llama" and built.hidden_size // built.heads % 2:
+        problems.append(f"{owner}: rotary positions need an even hidden_size / heads")
+    if built.context < 2:
+        problems.append(f"{owner}: context must be at least 2 tokens, got {built.context}")
+    if built.vocab_size < _BYTES + 3:
+        problems.append(f"{owner}: vocab_size must be at least {_BYTES + 3}, bytes and marks, got {built.vocab_size}")
+    if not 0 <= built.dropout < 1:
+        problems.append(f"{owner}: dropout must lie in [0, 1), got {built.dropout}")
+    if isinstance(built, ClassifierSpec) and (len(built.labels) < 2 or len(set(built.labels)) < len(built.labels)):
+        problems.append(f"{owner}: labels must be at least two different names, got {built.labels}")
+    return problems
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, context: int, *, for_classifier: bool = False
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer (Sennrich et al., 2016, on bytes) trained on the texts: it can write any text.
+
+    For a language model it pads on the left and has an end token distinct from its pad token. For a classifier it pads
+    on the right, puts a start token in front, and reads a text alike with and without a space before it.
+
+    Args:
+        texts: what to learn the merges from.
+        vocab_size: at most so many tokens.
+        context: longest sequence of the model, in tokens.
+        for_classifier: see above.
+
+    Raises:
+        ModelError: there is no text.
+    """
+    corpus = [text for text in texts if text.strip()]
+    if not corpus:
+        raise ModelError("a tokenizer is trained on texts, and there is none; give the texts of the training data")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=for_classifier)
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = [PAD, START] if for_classifier else [PAD, END]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=marks,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    own: dict[str, Any] = {"eos_token": END, "bos_token": END, "padding_side": "left"}
+    if for_classifier:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{START} $A", pair=f"{START} $A $B", special_tokens=[(START, tokenizer.token_to_id(START))]
+        )
+        own = {"cls_token": START, "padding_side": "right"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, model_max_length=context, **own)
+
+
+def build_causal_lm(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A causal LM with random weights, and a tokenizer trained on the texts.
+
+    Args:
+        spec: fields of `CausalSpec`; what is left out has its default.
+        texts: what the tokenizer is trained on.
+
+    Raises:
+        ModelError: a wrong specification, or no texts.
+    """
+    built = CausalSpec(**_accepted(spec, "causal"))
+    tokenizer = train_tokenizer(texts, built.vocab_size, built.context)
+    tokens = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+    }
+    config: PretrainedConfig
+    if built.architecture == "gpt2":
+        config = GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=built.hidden_size,
+            n_layer=built.layers,
+            n_head=built.heads,
+            n_positions=built.context,
+            attn_pdrop=built.dropout,
+            embd_pdrop=built.dropout,
+            resid_pdrop=built.dropout,
+            **tokens,
+        )
+    else:
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=built.hidden_size,
+            intermediate_size=4 * built.hidden_size,
+            num_hidden_layers=built.layers,
+            num_attention_heads=built.heads,
+            num_key_value_heads=built.heads,
+            max_position_embeddings=built.context,
+            attention_dropout=built.dropout,
+            tie_word_embeddings=True,
+            **tokens,
+        )
+    return _seeded(AutoModelForCausalLM, config, built.seed), tokenizer
+
+
+def build_classifier(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A sequence classifier of BERT type with random weights, and a tokenizer trained on the texts.
+
+    Args:
+        spec: fields of `ClassifierSpec`; what is left out has its default.
+        texts: what the tokenizer is trained on.
+
+    Raises:
+        ModelError: a wrong specification, or no texts.
+    """
+    built = ClassifierSpec(**_accepted(spec, "classifier"))
+    tokenizer = train_tokenizer(texts, built.vocab_size, built.context, for_classifier=True)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=built.hidden_size,
+        num_hidden_layers=built.layers,
+        num_attention_heads=built.heads,
+        intermediate_size=4 * built.hidden_size,
+        max_position_embeddings=built.context,
+        hidden_dropout_prob=built.dropout,
+        attention_probs_dropout_prob=built.dropout,
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=len(built.labels),
+        id2label=dict(enumerate(built.labels)),
+        label2id={label: i for i, label in enumerate(built.labels)},
+    )
+    return _seeded(AutoModelForSequenceClassification, config, built.seed), tokenizer
+
+
+def _accepted(spec: Mapping[str, Any], kind: Literal["causal", "classifier"]) -> dict[str, Any]:
+    problems = spec_problems(spec, kind)
+    if problems:
+        raise ModelError("; ".join(problems))
+    return dict(spec)
+
+
+def _seeded(family: Any, config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return family.from_config(config).eval()
