@@ -2,11 +2,11 @@
 
 import importlib.metadata
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alignkit.errors import RewardCollisionError, RewardLoadError
-from alignkit.registry.soundness import quick_fault
+from alignkit.registry.soundness import Survey
 
 GROUP = "alignkit.rewards"
 
@@ -20,6 +20,7 @@ class RewardEntry:
         target: `module:object`, where the code is.
         distribution, version: what was installed to provide it.
         error: why it cannot be used, in words; None when nothing is known against it.
+        summary: the first line of its docstring, where its source shows it.
     """
 
     name: str
@@ -27,6 +28,7 @@ class RewardEntry:
     distribution: str
     version: str
     error: str | None = None
+    summary: str | None = None
     collides_with: tuple[str, ...] = ()
     entry_point: importlib.metadata.EntryPoint | None = field(default=None, repr=False, compare=False)
 
@@ -68,6 +70,7 @@ def available_rewards(*, load: bool = False) -> list[RewardEntry]:
     offers: dict[str, list[importlib.metadata.EntryPoint]] = defaultdict(list)
     for point in points:
         offers[point.name].append(point)
+    survey = Survey()
     entries = []
     for point in points:
         others = tuple(f"{p.dist.name} {p.dist.version}" for p in offers[point.name] if p is not point and p.dist)
@@ -79,11 +82,11 @@ def available_rewards(*, load: bool = False) -> list[RewardEntry]:
             collides_with=others,
             entry_point=point,
         )
-        entries.append(_with_error(entry, load))
+        entries.append(_examined(entry, survey, load))
     return sorted(entries, key=lambda entry: (entry.name, entry.distribution))
 
 
-def _with_error(entry: RewardEntry, load: bool) -> RewardEntry:
+def _examined(entry: RewardEntry, survey: Survey, load: bool) -> RewardEntry:
     error: str | None = None
     if entry.collides_with:
         error = f"registered twice: {_both(entry)}"
@@ -93,5 +96,6 @@ def _with_error(entry: RewardEntry, load: bool) -> RewardEntry:
         except RewardLoadError as problem:
             error = f"{type(problem.__cause__).__name__}: {problem.__cause__}"
     else:
-        error = quick_fault(entry.target)
-    return RewardEntry(**{**vars(entry), "error": error})
+        error = survey.fault(entry.target)
+    summary = None if error else survey.summary(entry.target)
+    return replace(entry, error=error, summary=summary or None)

@@ -4,8 +4,6 @@ A reward that raises, answers with the wrong number of values or with something 
 run, and the message names the reward and the sample. It never becomes a zero that trains on silently.
 """
 
-import asyncio
-import concurrent.futures
 import inspect
 import math
 import numbers
@@ -108,6 +106,10 @@ def _call(reward: Any, arguments: dict[str, Any]) -> Any:
     answer = reward(**arguments)
     if not inspect.isawaitable(answer):
         return answer
+
+    # Here, because most rewards are synchronous and `alignkit rewards list` should not wait for it.
+    import asyncio
+    import concurrent.futures
 
     async def wait() -> Any:
         return await answer
