@@ -11,7 +11,7 @@ from datasets import Features, Value
 from alignkit.errors import ConfigError, DataError, MissingColumnError
 from alignkit.evaluation import bootstrap_interval, evaluate_rows, intervals, real_text_rows, write_results
 from alignkit.metrics import load_metric
-from alignkit.metrics.reward_metric import RewardMetric
+from alignkit.metrics.reward import RewardMetric
 
 
 def row(prompt="p", completion="a b", reference="x y z", reward=1.0, **columns):

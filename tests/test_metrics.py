@@ -17,7 +17,7 @@ from alignkit.metrics.diversity import distinct, duplicates, self_bleu
 from alignkit.metrics.overlap import token_f1
 from alignkit.metrics.perplexity import PerplexityMetric
 from alignkit.metrics.repetition import repetition
-from alignkit.metrics.reward_metric import RewardMetric
+from alignkit.metrics.reward import RewardMetric
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
 
 TEXTS = st.lists(st.lists(st.sampled_from(list("abcd")), max_size=8).map(" ".join), min_size=1, max_size=6)

@@ -50,7 +50,7 @@ METRICS = {
     ),
 }
 # Not in the table: what `reward` means in a list of metrics (the rewards being trained on) is the trainer's business.
-_REWARD = MetricEntry("alignkit.metrics.reward_metric:RewardMetric", "any reward as a metric, such as a judge")
+_REWARD = MetricEntry("alignkit.metrics.reward:RewardMetric", "any reward as a metric, such as a judge")
 
 
 def _entry(name: str) -> MetricEntry:
