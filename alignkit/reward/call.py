@@ -103,10 +103,13 @@ def _accepted(reward: Any, offered: dict[str, Any], name: str) -> dict[str, Any]
 
 
 def _call(reward: Any, arguments: dict[str, Any]) -> Any:
-    answer = reward(**arguments)
+    return settle(reward(**arguments))
+
+
+def settle(answer: Any) -> Any:
+    """What an answer becomes: awaited if it can be, in whatever thread a loop may run; else the answer itself."""
     if not inspect.isawaitable(answer):
         return answer
-
     # Here, because most rewards are synchronous and `alignkit rewards list` should not wait for it.
     import asyncio
     import concurrent.futures
