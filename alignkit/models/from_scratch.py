@@ -1,7 +1,7 @@
 """New small models with a tokenizer trained on the texts at hand, for runs that start from nothing."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from transformers import (
 
 from alignkit.data.settings import setting_problems
 from alignkit.errors import ModelError
+from alignkit.models.loading import head_labels
 
 PAD, END, START = "<|pad|>", "<|endoftext|>", "<|start|>"
 _BYTES = 256
@@ -54,7 +55,6 @@ class ClassifierSpec:
     """The size of a new sequence classifier of BERT type.
 
     Attributes:
-        labels: names of the classes, in the order of the numbers in the data.
         hidden_size: width of the states; a multiple of `heads`.
         layers: number of blocks.
         heads: attention heads of a block.
@@ -64,7 +64,6 @@ class ClassifierSpec:
         seed: of the weights.
     """
 
-    labels: list[str] = field(default_factory=lambda: ["negative", "positive"])
     hidden_size: int = 64
     layers: int = 2
     heads: int = 4
@@ -95,8 +94,6 @@ def spec_problems(spec: Mapping[str, Any], kind: Literal["causal", "classifier"]
         problems.append(f"{owner}: vocab_size must be at least {_BYTES + 3}, bytes and marks, got {built.vocab_size}")
     if not 0 <= built.dropout < 1:
         problems.append(f"{owner}: dropout must lie in [0, 1), got {built.dropout}")
-    if isinstance(built, ClassifierSpec) and (len(built.labels) < 2 or len(set(built.labels)) < len(built.labels)):
-        problems.append(f"{owner}: labels must be at least two different names, got {built.labels}")
     return problems
 
 
@@ -186,17 +183,21 @@ def build_causal_lm(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreT
     return _seeded(AutoModelForCausalLM, config, built.seed), tokenizer
 
 
-def build_classifier(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def build_classifier(
+    spec: Mapping[str, Any], texts: Iterable[str], id2label: Mapping[int, str] | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A sequence classifier of BERT type with random weights, and a tokenizer trained on the texts.
 
     Args:
         spec: fields of `ClassifierSpec`; what is left out has its default.
         texts: what the tokenizer is trained on.
+        id2label: names of the classes; negative (0) and positive (1) if not given.
 
     Raises:
         ModelError: a wrong specification, or no texts.
     """
     built = ClassifierSpec(**_accepted(spec, "classifier"))
+    labels = head_labels(id2label or {0: "negative", 1: "positive"})
     tokenizer = train_tokenizer(texts, built.vocab_size, built.context, for_classifier=True)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -208,9 +209,9 @@ def build_classifier(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[Pre
         hidden_dropout_prob=built.dropout,
         attention_probs_dropout_prob=built.dropout,
         pad_token_id=tokenizer.pad_token_id,
-        num_labels=len(built.labels),
-        id2label=dict(enumerate(built.labels)),
-        label2id={label: i for i, label in enumerate(built.labels)},
+        num_labels=len(labels),
+        id2label=labels,
+        label2id={label: i for i, label in labels.items()},
     )
     return _seeded(AutoModelForSequenceClassification, config, built.seed), tokenizer
 

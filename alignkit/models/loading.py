@@ -143,7 +143,9 @@ def load_classifier(
     Raises:
         ModelError: no such model, no weights, or a head that is not in the checkpoint while `new_head` is false.
     """
-    labels = _labels(new_head, num_labels, id2label)
+    if not new_head and (num_labels is not None or id2label is not None):
+        raise ModelError("num_labels and id2label describe a new head; add new_head=True, or leave them out")
+    labels = head_labels(id2label, num_labels) if new_head else {}
     folder = resolve_model(name)
     kwargs.update(trust_remote_code=trust_remote_code, dtype=dtype)
     if (Path(folder) / "adapter_config.json").is_file():
@@ -220,19 +222,23 @@ def _is_encoder(config: PretrainedConfig) -> bool:
     return reads and (not writes or not getattr(config, "is_decoder", False))
 
 
-def _labels(new_head: bool, num_labels: int | None, id2label: Mapping[int, str] | None) -> dict[int, str]:
-    if not new_head:
-        if num_labels is not None or id2label is not None:
-            raise ModelError("num_labels and id2label describe a new head; add new_head=True, or leave them out")
-        return {}
+def head_labels(id2label: Mapping[int, str] | None = None, num_labels: int | None = None) -> dict[int, str]:
+    """The names of a new head's classes, number -> name; raises `ModelError` when the two arguments do not describe it.
+
+    >>> head_labels({"0": "negative", "1": "positive"}), head_labels(num_labels=2)
+    ({0: 'negative', 1: 'positive'}, {0: 'LABEL_0', 1: 'LABEL_1'})
+    """
     if id2label is None:
         if not num_labels or num_labels < 1:
             raise ModelError(f"a new head needs num_labels (at least 1) or id2label, got num_labels={num_labels!r}")
         return {i: f"LABEL_{i}" for i in range(num_labels)}
     # Recipes and JSON write the keys as strings.
     labels = {int(i): str(label) for i, label in id2label.items()}
-    if sorted(labels) != list(range(len(labels))) or num_labels not in (None, len(labels)):
-        raise ModelError(f"id2label must name the classes 0 to n-1 once each (num_labels={num_labels}), got {labels}")
+    numbered = sorted(labels) == list(range(len(labels))) and num_labels in (None, len(labels))
+    if not labels or not numbered or len(set(labels.values())) < len(labels):
+        raise ModelError(
+            f"id2label must give each class from 0 to n-1 a name of its own (num_labels={num_labels}), got {labels}"
+        )
     return labels
 
 
