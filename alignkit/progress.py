@@ -1,0 +1,276 @@
+"""What a run says while it goes: a live view in the terminal, and the files that the report is made of."""
+
+import json
+import math
+import time
+from collections import defaultdict, deque
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback as HostProgressCallback
+
+from alignkit.evaluation import finite
+
+# What is worth a glance while training, in this order: label, and the first of these keys that the trainer logs.
+WATCHED = (
+    ("reward", ("reward",)),
+    ("held-out reward", ("eval_reward",)),
+    ("accuracy", ("eval_accuracy",)),
+    ("KL per response", ("kl",)),
+    ("entropy", ("entropy",)),
+    ("length", ("completions/mean_length",)),
+    ("value loss", ("value_loss",)),
+    ("loss", ("loss",)),
+    ("held-out loss", ("eval_loss",)),
+)
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: list[float], width: int = 30) -> str:
+    """Values as a line of bars, the newest on the right; more values than fit are averaged.
+
+    >>> sparkline([0, 1, 2, 3], width=4), sparkline([5, 5])
+    ('▁▃▆█', '▄▄')
+    """
+    if len(values) > width:
+        edges = [round(i * len(values) / width) for i in range(width + 1)]
+        values = [sum(values[start:end]) / (end - start) for start, end in pairwise(edges)]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    if high - low <= 1e-12 * max(abs(high), abs(low), 1e-300):
+        return _BARS[3] * len(values)
+    return "".join(_BARS[round((value - low) / (high - low) * (len(_BARS) - 1))] for value in values)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(7.4), duration(125), duration(7322)
+    ('7s', '2m05s', '2h02m')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def short_number(value: float) -> str:
+    """Three significant digits without needless zeros, for a narrow column.
+
+    >>> short_number(0.51234), short_number(12.3456), short_number(1234.5), short_number(0.00001)
+    ('0.512', '12.3', '1234', '1.00e-05')
+    """
+    size = abs(value)
+    if size >= 1e6 or 0 < size < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
+
+
+def attach(trainer: Any) -> None:
+    """Tell the callbacks of this module and of `alignkit.trainers.health` which trainer they watch.
+
+    transformers does not tell a callback; with it, the live view replaces transformers' own bar, samples are kept
+    while training, and a health check can roll back. Call it once, after the trainer is built.
+    """
+    for callback in list(trainer.callback_handler.callbacks):
+        if callable(getattr(callback, "attach", None)):
+            callback.attach(trainer)
+
+
+class ProgressCallback(TrainerCallback):
+    """A live view on a terminal (bar, time left, figures with sparklines), and plain lines where there is none.
+
+    Args:
+        console: where to write; standard output by default.
+    """
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console()
+        self.history: dict[str, list[float]] = defaultdict(list)
+        self.step_times: deque[float] = deque(maxlen=20)
+        self.live: Live | None = None
+        self.started = 0.0
+        self._last_step_end = 0.0
+
+    def attach(self, trainer: Any) -> None:
+        """Take the place of transformers' own progress bar and printer."""
+        for host in (HostProgressCallback, PrinterCallback):
+            trainer.remove_callback(host)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.started = self._last_step_end = time.monotonic()
+        if state.is_world_process_zero and self.console.is_terminal:
+            self.live = Live(self._view(state), console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        now = time.monotonic()
+        self.step_times.append(now - self._last_step_end)
+        self._last_step_end = now
+        if self.live is not None:
+            self.live.update(self._view(state))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for key, value in (logs or {}).items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self.history[key].append(float(value))
+        if not state.is_world_process_zero:
+            return
+        if self.live is not None:
+            self.live.update(self._view(state))
+        elif self.started:
+            self._print_line(state, logs or {})
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.live is not None:
+            self.live.update(self._view(state))
+            self.live.stop()
+            self.live = None
+            self.console.print(self._view(state))
+        elif state.is_world_process_zero:
+            took = duration(time.monotonic() - self.started)
+            self.console.print(f"trained {state.global_step} steps in {took}", highlight=False)
+        self.started = 0.0
+
+    def _seconds_left(self, state: TrainerState) -> float | None:
+        if not self.step_times or not state.max_steps:
+            return None
+        return max(state.max_steps - state.global_step, 0) * sum(self.step_times) / len(self.step_times)
+
+    def _print_line(self, state: TrainerState, logs: dict[str, Any]) -> None:
+        parts = [f"step {state.global_step}/{state.max_steps}"]
+        for label, keys in WATCHED:
+            value = next((logs[key] for key in keys if isinstance(logs.get(key), int | float)), None)
+            if value is not None:
+                parts.append(f"{label} {short_number(value)}")
+        if len(parts) == 1:
+            # an evaluation by metrics only, or the last line of a training: show what it brought
+            evaluated = [k for k, v in logs.items() if k.startswith("eval_") and isinstance(v, int | float)]
+            if not evaluated:
+                return
+            parts += [f"{key} {short_number(logs[key])}" for key in evaluated[:6]]
+        left = self._seconds_left(state)
+        if left is not None:
+            parts.append(f"left {duration(left)}")
+        self.console.print("  ".join(parts), highlight=False, markup=False, soft_wrap=True)
+
+    def _view(self, state: TrainerState) -> Group:
+        total = max(state.max_steps, 1)
+        head = Table.grid(padding=(0, 2))
+        left = self._seconds_left(state)
+        elapsed = duration(time.monotonic() - self.started)
+        head.add_row(
+            Text("training", style="bold"),
+            ProgressBar(total=total, completed=min(state.global_step, total), width=30),
+            Text(f"step {state.global_step} of {state.max_steps}"),
+            Text(f"{elapsed} gone" + (f", {duration(left)} left" if left is not None else ""), style="dim"),
+        )
+        figures = Table.grid(padding=(0, 2))
+        figures.add_column(justify="right", style="dim")
+        figures.add_column(justify="right", style="bold", min_width=8)
+        figures.add_column(style="cyan")
+        figures.add_column(style="dim")
+        for label, keys in WATCHED:
+            values = next((self.history[key] for key in keys if self.history.get(key)), None)
+            if values:
+                figures.add_row(label, short_number(values[-1]), sparkline(values), f"from {short_number(values[0])}")
+        return Group(head, figures)
+
+
+class RunFilesCallback(TrainerCallback):
+    """Writes metrics.jsonl and samples.jsonl as the run goes, so that an interrupted run has a report too.
+
+    A line of metrics.jsonl is one log call: `step`, `epoch`, `time` (seconds since the start; a resumed run counts
+    on), and the metrics as they were logged, values that are not finite as null. Samples of training need `attach`.
+
+    Args:
+        folder: of the run; made where it is missing.
+        train_samples: completions kept at each log of training, the newest ones.
+    """
+
+    def __init__(self, folder: str | Path, train_samples: int = 2):
+        self.folder = Path(folder)
+        self.train_samples = train_samples
+        self.trainer: Any = None
+        self._started = time.monotonic()
+
+    def attach(self, trainer: Any) -> None:
+        """Know the trainer, which has the newest completions."""
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step and state.is_world_process_zero:
+            self._started = time.monotonic() - self._last_time()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        figures = {key: finite(value) for key, value in logs.items()}
+        seconds = round(time.monotonic() - self._started, 3)
+        row = {"step": state.global_step, "epoch": state.epoch, "time": seconds, **figures}
+        row["epoch"] = None if row["epoch"] is None else round(row["epoch"], 6)
+        self._append("metrics.jsonl", [row])
+        if "loss" in logs and self.train_samples:
+            self._append("samples.jsonl", self._newest(state.global_step))
+
+    def _newest(self, step: int) -> list[dict[str, Any]]:
+        logs = getattr(self.trainer, "_logs", None)
+        if not logs or not logs.get("completion"):
+            return []
+        prompts, completions = list(logs["prompt"]), list(logs["completion"])
+        rows = []
+        for i in range(max(len(completions) - self.train_samples, 0), len(completions)):
+            rewards = {name: finite(list(scores)[i]) for name, scores in logs["rewards"].items() if len(scores) > i}
+            rows.append(
+                {
+                    "phase": "train",
+                    "step": step,
+                    "prompt": prompts[i],
+                    "completion": completions[i],
+                    "rewards": rewards,
+                }
+            )
+        return rows
+
+    def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+    def _last_time(self) -> float:
+        file = self.folder / "metrics.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return float(json.loads(lines[-1]).get("time", 0.0)) if lines else 0.0
