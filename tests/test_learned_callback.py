@@ -1,4 +1,4 @@
-"""A reward that trains along: updated on what it scored, saved with the run, restored on resume, evaluated untouched."""
+"""A reward that trains along: updated on what it scored, saved with the run, restored on resume."""
 
 import pytest
 import torch

@@ -14,11 +14,11 @@ def share_of_good(prompts, completions, **columns):
     return [text.split().count("good") / 8 for text in completions]
 
 
-def reach(trainer_class, config_class, folder, seed: int, **settings) -> float:
+def reach(trainer_class, config_class, folder, seed: int, learning_rate: float, **settings) -> float:
     prompts = ["i loved the film", "the plot was", "this movie is very dull but", "it"] * 40
     data = Dataset.from_dict({"prompt": prompts})
     args = config_class(
-        output_dir=str(folder), per_device_train_batch_size=32, max_completion_length=8, learning_rate=3e-3,
+        output_dir=str(folder), per_device_train_batch_size=32, max_completion_length=8, learning_rate=learning_rate,
         lr_scheduler_type="constant", report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no",
         kl_coef=0.0, seed=seed, logging_steps=20, **settings,
     )  # fmt: skip
@@ -31,9 +31,9 @@ def reach(trainer_class, config_class, folder, seed: int, **settings) -> float:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ppo_reaches_nine_tenths_of_what_is_attainable(seed, tmp_path):
-    assert reach(PPOTrainer, PPOConfig, tmp_path, seed, max_steps=240) > 0.9
+    assert reach(PPOTrainer, PPOConfig, tmp_path, seed, 1e-3, max_steps=240) > 0.9
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_reinforce_reaches_nine_tenths_of_what_is_attainable(seed, tmp_path):
-    assert reach(ReinforceTrainer, ReinforceConfig, tmp_path, seed, max_steps=60) > 0.9
+    assert reach(ReinforceTrainer, ReinforceConfig, tmp_path, seed, 3e-3, max_steps=60) > 0.9

@@ -29,7 +29,7 @@ def trainer(folder, model=None, reward=good_words, train=None, **settings):
 
 
 def test_the_gradient_on_a_logit_is_advantage_times_probability_minus_one_hot(tmp_path):
-    """d loss / d logits = A (p - onehot) / tau, summed over tokens and divided by their number: no autograd involved."""
+    """d loss / d logits = A (p - onehot) / tau, as a mean over tokens: no autograd involved."""
     tau = 0.5
     run = trainer(tmp_path, temperature=tau, whiten_advantages=False)
     batch = run.rollout([run.train_dataset[i // 2] for i in range(8)])[0]

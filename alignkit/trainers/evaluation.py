@@ -6,12 +6,7 @@ import torch
 from accelerate.utils import gather_object
 
 from alignkit.errors import DataError
-
-
-def evaluate_rows(rows, metrics):  # TEMP
-    return {}
-
-
+from alignkit.evaluation import evaluate_rows
 from alignkit.held_out import Row, generate_rows, generation_config_for
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from alignkit.models.module_reward import ModuleReward
 from alignkit.models.reference import frozen_copy
 from alignkit.models.scoring import add_scoring
 from alignkit.models.value_head import HEAD_NAME, attach_value_head
+from alignkit.registry import load_reward
 from alignkit.reward import check_columns, granularity, unique_names
 from alignkit.trainers.on_policy_config import OnPolicyConfig
 
@@ -68,8 +69,6 @@ def check_inputs(
 
 def _as_reward(reward: Any) -> Callable[..., Any]:
     if isinstance(reward, str):
-        from alignkit.registry import load_reward
-
         return load_reward(reward)
     if isinstance(reward, nn.Module):
         return ModuleReward(reward)
