@@ -70,9 +70,15 @@ class Recipe:
         Raises:
             RecipeError: the config refuses a value or a combination.
         """
-        settings = dict(self.training)
+        settings = {**self._machine_settings(), **self.training}
         if self.kind.family == "on_policy":
             settings["reward_weights"] = self.reward_weights
+            if "batch_size" in self.evaluation:
+                settings["per_device_eval_batch_size"] = self.evaluation["batch_size"]
+        if self.kind.own:
+            for name in ("seed", "temperature"):
+                if name in self.evaluation:
+                    settings[f"eval_{name}"] = self.evaluation[name]
         config_class = self.kind.config_class()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -81,6 +87,15 @@ class Recipe:
             raise RecipeError(
                 [f"training: {config_class.__name__} refuses these settings: {error}"], self.source
             ) from error
+
+    def _machine_settings(self) -> dict[str, Any]:
+        """What the hosts would have one write for a machine without a GPU; a recipe that says it itself wins."""
+        import torch
+
+        if torch.cuda.is_available() or torch.backends.mps.is_available():
+            return {}
+        # TRL switches bf16 on unless told otherwise
+        return {"use_cpu": True} if "bf16" in self.training or self.kind.own else {"use_cpu": True, "bf16": False}
 
     def to_dict(self) -> dict[str, Any]:
         """The sections that hold something, in their order."""

@@ -20,6 +20,7 @@ MODEL_KEYS = {
     "name": str,
     "scratch": dict,
     "labels": list,
+    "max_length": int,
     "reference": str,
     "dtype": str,
     "attn_implementation": str,
@@ -29,6 +30,8 @@ MODEL_KEYS = {
 EVALUATION_KEYS = {"metrics": object, "prompts": int, "seed": int, "temperature": float, "batch_size": int}
 # A reward's entry holds its parameters and these two, which are the recipe's own.
 REWARD_KEYS = ("use", "weight")
+# A metric that is made of a reward holds that reward's parameters and these.
+METRIC_REWARD_KEYS = ("reward", "positive_above")
 
 
 def check_sections(content: dict[str, Any], allow_code: bool) -> list[str]:
@@ -69,8 +72,15 @@ def check_model(model: dict[str, Any], kind: TrainerKind | None) -> list[str]:
     problems = _check_keys("model", model, MODEL_KEYS)
     if ("name" in model) == ("scratch" in model):
         problems.append("model: give either a name (or folder) or `scratch` with the shape of a new model")
-    if "labels" in model and kind is not None and kind.family != "classifier":
-        problems.append("model.labels: only the trainer 'classifier' has labels")
+    if isinstance(model.get("scratch"), dict):
+        from alignkit.models.from_scratch import spec_problems
+
+        for_classifier = kind is not None and kind.family == "classifier"
+        found = spec_problems(model["scratch"], "classifier" if for_classifier else "causal")
+        problems += [f"model.scratch: {problem}" for problem in found]
+    for key in ("labels", "max_length"):
+        if key in model and kind is not None and kind.family != "classifier":
+            problems.append(f"model.{key}: only the trainer 'classifier' has it")
     if "reference" in model and kind is not None and kind.family != "on_policy":
         problems.append("model.reference: only trainers that sample have a reference model")
     return problems
@@ -80,23 +90,17 @@ def check_data(data: dict[str, Any], kind: TrainerKind | None) -> list[str]:
     """A known data set and its parameters; `ptx` holds a second one."""
     if not data:
         return []
-    from alignkit.data import DATASETS, dataset_parameters
+    from alignkit.data import data_problems
 
     problems = []
     for where, spec in (("data", data), ("data.ptx", data.get("ptx"))):
         if spec is None:
             continue
-        if not isinstance(spec, dict):
-            problems.append(f"{where}: expected a mapping with `use`, got {describe(spec)}")
+        if not isinstance(spec, dict) or not isinstance(spec.get("use"), str):
+            problems.append(f"{where}: expected a mapping with `use`, the name of a data set, got {describe(spec)}")
             continue
-        name = spec.get("use")
-        if name is None:
-            problems.append(f"{where}: `use` is missing: the name of a data set{did_you_mean('', DATASETS, 99)}")
-        elif not isinstance(name, str) or name not in DATASETS:
-            problems.append(f"{where}.use: there is no data set {name!r}{did_you_mean(name, DATASETS, 99)}")
-        else:
-            given = {key: value for key, value in spec.items() if key not in ("use", "ptx")}
-            problems += _check_parameters(where, f"data set {name!r}", given, dataset_parameters(name))
+        settings = {key: value for key, value in spec.items() if key not in ("use", "ptx")}
+        problems += [f"{where}: {problem}" for problem in data_problems(spec["use"], settings)]
     if "ptx" in data and kind is not None and kind is not TRAINERS["ppo"]:
         problems.append("data.ptx: only the trainer 'ppo' takes a second data set")
     return problems
@@ -162,7 +166,9 @@ def check_evaluation(evaluation: dict[str, Any], allow_code: bool) -> list[str]:
             if not isinstance(spec["reward"], str):
                 problems.append(f"{where}.reward: expected the name of a reward, got {describe(spec['reward'])}")
                 continue
-            given = {key: value for key, value in spec.items() if key != "reward"}
+            if (wrong := misfit(spec.get("positive_above"), float | None)) is not None:
+                problems.append(f"{where}.positive_above: {wrong}")
+            given = {key: value for key, value in spec.items() if key not in METRIC_REWARD_KEYS}
             problems += check_reward_parameters(where, spec["reward"], given, allow_code)
         elif use != "reward" and use not in METRICS:
             problems.append(f"{where}: there is no metric {use!r}{did_you_mean(use, [*METRICS, 'reward'], 99)}")

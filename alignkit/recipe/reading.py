@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -18,7 +18,7 @@ from alignkit.errors import RecipeError
 class _Loader(yaml.SafeLoader):
     """Scalars as in YAML 1.2's core schema; no key twice."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's name and type)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -122,7 +122,7 @@ def describe(value: Any) -> str:
         return f"the text {value!r}"
     if isinstance(value, int | float):
         return f"the number {value!r}"
-    return {dict: "a mapping", list: "a list"}.get(type(value), type(value).__name__)
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else type(value).__name__
 
 
 def did_you_mean(word: Any, known: Iterable[str], listing: int = 12) -> str:

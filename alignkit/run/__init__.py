@@ -1,0 +1,111 @@
+"""From a recipe to a finished run: evaluate, train, evaluate again, and leave a folder that tells it all.
+
+The order is that of the errors' cost: the recipe, the rewards, the data and their columns are checked before a model
+is loaded, and nothing is written before everything is built.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from alignkit.recipe import Recipe
+from alignkit.run.environment import check_processes
+from alignkit.run.folder import RunFolder
+from alignkit.run.ingredients import Ingredients, gather, try_rewards
+from alignkit.run.quiet import quiet_hosts
+
+__all__ = ["Job", "build_job", "run_recipe"]
+
+
+class Job(Protocol):
+    """What one family of trainers does with a recipe: it builds `trainer` and knows how to judge it."""
+
+    trainer: Any
+
+    def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Figures on held-out data, and rows that show them; the same whenever it is called on the same weights."""
+        ...
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    dry_run: bool = False,
+    allow_code: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Trains what a recipe describes.
+
+    Args:
+        recipe: from `load_recipe`.
+        dry_run: check everything that can be checked without loading weights, print what was found, and stop.
+        allow_code: whether rewards may be named as `file.py:Object`.
+        resume: continue from the newest checkpoint of the run's folder.
+        overwrite: replace the checkpoints of an earlier run in that folder.
+
+    Returns:
+        the run's folder.
+
+    Raises:
+        AlignkitError: whatever is wrong with recipe, rewards, data or model, before training.
+    """
+    quiet_hosts()
+    check_processes()
+    config = recipe.config()
+    if dry_run:
+        from alignkit.run.dry import dry_run as check
+
+        check(recipe, config, allow_code)
+        return recipe.output_dir
+
+    from alignkit.evaluation import write_results
+    from alignkit.progress import attach
+    from alignkit.report import write_report
+    from alignkit.run.callbacks import callbacks_for
+    from alignkit.run.ending import print_ending
+
+    main = PartialState().is_main_process
+    # 1. Rewards, data and metrics: every mistake in them shows before a model is loaded
+    found = gather(recipe, allow_code)
+    if recipe.kind.family == "on_policy":
+        try_rewards(found)
+    # 2. The model and its trainer
+    folder = RunFolder.open(recipe.output_dir, resume=resume, overwrite=overwrite, main=main)
+    set_seed(config.seed)
+    job = build_job(recipe, config, found, callbacks_for(recipe, folder))
+    attach(job.trainer)
+    folder.write_recipe(recipe, found.rewards)
+    folder.write_environment(recipe, found.rewards, found.data, job.trainer.model)
+    # 3. Held-out figures before, training, held-out figures after
+    before, rows_before = job.evaluate()
+    folder.add_samples("before", 0, rows_before)
+    job.trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
+    after, rows_after = job.evaluate()
+    folder.add_samples("after", job.trainer.state.global_step, rows_after)
+    # 4. What stays
+    job.trainer.save_model(str(folder.path / "model"))
+    if main:
+        more = {"real_text": job.real_text(rows_after)} if hasattr(job, "real_text") else {}
+        write_results(folder.path, before, after, before_rows=rows_before, after_rows=rows_after, **more)
+        report = write_report(folder.path)
+        print_ending(before, after, rows_before, rows_after, folder.path, report)
+    PartialState().wait_for_everyone()
+    return folder.path
+
+
+def build_job(recipe: Recipe, config: Any, found: Ingredients, callbacks: list[Any]) -> Job:
+    """The job of a recipe's trainer, its model loaded."""
+    if recipe.kind.family == "classifier":
+        from alignkit.run.classifier import ClassifierJob
+
+        return ClassifierJob(recipe, config, found.data, callbacks)
+    if recipe.kind.family == "sft":
+        from alignkit.run.language_model import LanguageModelJob
+
+        return LanguageModelJob(recipe, config, found, callbacks)
+    from alignkit.run.on_policy import OnPolicyJob
+
+    return OnPolicyJob(recipe, config, found, callbacks)

@@ -1,0 +1,147 @@
+"""`--dry-run`: all that can be found wrong without loading weights, and an honest word on what could not be seen."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from alignkit.data import known_columns
+from alignkit.errors import DataError, ModelError
+from alignkit.models.loading import load_tokenizer
+from alignkit.models.locating import resolve_model
+from alignkit.recipe import Recipe
+from alignkit.reward import check_columns, required_columns, unique_names
+from alignkit.run.ingredients import Ingredients, build_metrics, build_reward, gather, try_rewards
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+class DryRun:
+    """Notes what was checked and what could not be, and prints it.
+
+    Args:
+        recipe: to check.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.unchecked: list[str] = []
+
+    def passed(self, what: str) -> None:
+        """A line for something that is right."""
+        print(f"  ok         {what}")
+
+    def skipped(self, what: str) -> None:
+        """A line for something that is not here to be checked."""
+        self.unchecked.append(what)
+        print(f"  unchecked  {what}")
+
+    def data(self, allow_code: bool) -> Ingredients | None:
+        """Data, columns, rewards and metrics; None where the data are not on this machine."""
+        recipe = self.recipe
+        settings = {key: value for key, value in recipe.data.items() if key not in ("use", "ptx")}
+        try:
+            found = gather(recipe, allow_code)
+        except DataError as error:
+            if not isinstance(error.__cause__, ConnectionError):
+                raise
+            self.skipped(f"data {recipe.data['use']}: {error}")
+            rewards = [build_reward(name, spec, allow_code) for name, spec in recipe.rewards.items()]
+            build_metrics(recipe, allow_code)
+            columns = known_columns(recipe.data["use"], **settings)
+            if columns is not None:
+                check_columns(rewards, columns)
+                self.passed(f"columns: {', '.join(columns)}; rewards need {_needs(rewards)}")
+            return None
+        sizes = ", ".join(f"{name} {len(part)}" for name, part in found.data.items())
+        columns = found.data["train"].column_names
+        self.passed(f"data {recipe.data['use']}: {sizes} rows; columns {', '.join(columns)}")
+        if found.rewards:
+            self.passed(f"rewards {', '.join(unique_names(found.rewards))}; they need {_needs(found.rewards)}")
+        if found.metrics:
+            self.passed(f"metrics {', '.join(found.metrics)}")
+        return found
+
+    def models(self) -> dict[str, bool]:
+        """The model and those that rewards and metrics name: configuration, tokenizer and weight files, if here."""
+        recipe = self.recipe
+        named = {"model": recipe.model.get("name"), "model.reference": recipe.model.get("reference")}
+        named |= {f"rewards.{name}": spec.get("model") for name, spec in recipe.rewards.items()}
+        metrics = recipe.evaluation.get("metrics", {})
+        named |= {f"evaluation.{name}": spec.get("model") for name, spec in metrics.items()}
+        if "scratch" in recipe.model:
+            self.passed("model: from scratch")
+        return {where: self._model(where, name) for where, name in named.items() if isinstance(name, str)}
+
+    def _model(self, where: str, name: str) -> bool:
+        try:
+            folder = resolve_model(name)
+        except ModelError as error:
+            if Path(name).expanduser().exists():
+                raise
+            writer = recipe_that_writes(name)
+            hint = f"; it is written by: alignkit train {writer}" if writer else ""
+            self.skipped(f"{where}: {error}{hint}")
+            return False
+        if not Path(folder).is_dir() and _offline():
+            self.skipped(f"{where}: {name!r} is not on this machine, and HF_HUB_OFFLINE is set")
+            return False
+        if (Path(folder) / "adapter_config.json").is_file():
+            self.passed(f"{where}: {name} is an adapter")
+            return True
+        if Path(folder).is_dir() and not any(any(Path(folder).glob(pattern)) for pattern in _WEIGHTS):
+            raise ModelError(f"{where}: the model folder {folder!r} has no weights (no *.safetensors)")
+        trusted = {"trust_remote_code": self.recipe.model.get("trust_remote_code", False)} if where == "model" else {}
+        config = AutoConfig.from_pretrained(folder, **trusted)
+        tokenizer = load_tokenizer(folder, **trusted)
+        self.passed(f"{where}: {name}, type {config.model_type}, tokenizer of {len(tokenizer)}")
+        return True
+
+
+def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
+    """Checks a recipe without training or loading the model, and prints what was found.
+
+    Args:
+        recipe: checked already; here it meets the machine.
+        config: its trainer's config, built already.
+        allow_code: whether rewards may be named as `file.py:Object`.
+
+    Returns:
+        what could not be checked because it is not on this machine.
+
+    Raises:
+        AlignkitError: the first thing that would stop the run.
+    """
+    print(f"{recipe.source}: dry run of trainer {recipe.trainer}")
+    check = DryRun(recipe)
+    check.passed(f"recipe: {type(config).__name__} takes all settings; the run would go to {recipe.output_dir}")
+    found = check.data(allow_code)
+    here = check.models()
+    if found is not None and recipe.kind.family == "on_policy":
+        pairs = zip(recipe.rewards, found.rewards, strict=True)
+        ready = [reward for name, reward in pairs if here.get(f"rewards.{name}", True)]
+        try_rewards(found, ready)
+        if ready:
+            self_named = ", ".join(unique_names(ready))
+            check.passed(f"contract: {self_named} scored {min(4, len(found.data['validation']))} held-out rows")
+    print(f"{len(check.unchecked)} not checked" if check.unchecked else "everything that a dry run can see is right")
+    return check.unchecked
+
+
+def recipe_that_writes(model: str) -> str | None:
+    """The recipe whose run would leave the model there: `runs/X/model` comes from `recipes/X.yaml`."""
+    parts = Path(model).parts
+    if len(parts) < 3 or parts[0] != "runs" or parts[-1] != "model":
+        return None
+    recipe = Path("recipes", *parts[1:-1]).with_suffix(".yaml")
+    return str(recipe) if recipe.is_file() else None
+
+
+def _needs(rewards: list[Any]) -> str:
+    needed = list(dict.fromkeys(column for reward in rewards for column in required_columns(reward)))
+    return ", ".join(needed) or "no further columns"
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}

@@ -1,0 +1,125 @@
+"""On what a run ran: versions, machine, processes. For `environment.json` and `alignkit env`."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import Any
+
+from alignkit.errors import ConfigError
+
+PACKAGES = (
+    "alignkit",
+    "alignkit-rewards",
+    "torch",
+    "trl",
+    "transformers",
+    "peft",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "bitsandbytes",
+    "vllm",
+    "deepspeed",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+)
+VARIABLES = (
+    "ALIGNKIT_DATA",
+    "ALIGNKIT_MODELS",
+    "ALIGNKIT_NUM_PROCESSES",
+    "HF_HUB_OFFLINE",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
+
+
+def check_processes() -> int:
+    """How many processes train together, once it is certain that they are as many as were asked for.
+
+    A launcher that starts fewer than it was asked for would silently train with a smaller batch: `accelerate launch
+    --cpu --num_processes 2` does so.
+
+    Raises:
+        ConfigError: ALIGNKIT_NUM_PROCESSES or the launcher's WORLD_SIZE names another number.
+    """
+    from accelerate import PartialState
+
+    actual = PartialState().num_processes
+    for name in ("ALIGNKIT_NUM_PROCESSES", "WORLD_SIZE"):
+        asked = os.environ.get(name)
+        if not asked:
+            continue
+        if not asked.isdigit() or int(asked) < 1:
+            raise ConfigError(f"{name}={asked!r}: expected a whole number of processes")
+        if int(asked) != actual:
+            raise ConfigError(
+                f"{name} asks for {asked} processes, but {actual} {'is' if actual == 1 else 'are'} running; start them "
+                f"with torchrun --nproc_per_node {asked} -m alignkit train ... (on a CPU with training.use_cpu=true)"
+            )
+    return actual
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, machine, accelerators and the variables that alignkit and its hosts read."""
+    import torch
+    from accelerate import PartialState
+
+    from alignkit.registry import available_rewards
+
+    entries = available_rewards()
+    return {
+        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": _memory_gib(),
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "device": str(PartialState().device),
+        "num_processes": PartialState().num_processes,
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "rewards": [f"{entry.name} ({entry.distribution} {entry.version})" for entry in entries if not entry.error],
+        "broken_rewards": [f"{entry.name}: {entry.error}" for entry in entries if entry.error],
+    }
+
+
+def environment_lines(environment: dict[str, Any]) -> list[str]:
+    """The same for people, a line each."""
+    lines = [f"{name:<18}{version}" for name, version in environment["packages"].items()]
+    for key in ("python", "platform", "processor", "cpu_count", "threads", "memory_gib", "device", "num_processes"):
+        lines.append(f"{key:<18}{environment[key]}")
+    lines.append(f"{'accelerators':<18}{', '.join(environment['accelerators']) or 'none'}")
+    lines += [f"{name:<18}{value}" for name, value in environment["variables"].items()]
+    lines += [f"{'reward':<18}{reward}" for reward in environment["rewards"]]
+    lines += [f"{'broken reward':<18}{reward}" for reward in environment["broken_rewards"]]
+    return lines
+
+
+def command_line() -> list[str]:
+    """How this process was started, the program by its name only."""
+    return [os.path.basename(sys.argv[0]), *sys.argv[1:]] if sys.argv else []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None

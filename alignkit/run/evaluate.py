@@ -1,0 +1,89 @@
+"""`alignkit evaluate`: a model judged as a run would judge it, without training."""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from alignkit.errors import AlignkitError
+from alignkit.evaluation import finite
+from alignkit.recipe import Recipe, load_recipe
+from alignkit.run import build_job
+from alignkit.run.ending import figure
+from alignkit.run.environment import check_processes
+from alignkit.run.ingredients import gather
+from alignkit.run.quiet import quiet_hosts
+
+
+def evaluate_run(
+    run: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    model: str | None = None,
+    output: str | Path | None = None,
+    allow_code: bool = True,
+) -> dict[str, float]:
+    """Prints the held-out figures of a model, by a recipe's data, rewards and metrics.
+
+    The reference of the KL stays the model that the recipe starts from.
+
+    Args:
+        run: a run's folder (its own model is judged) or a recipe (the model that it starts from is judged).
+        overrides: for the recipe.
+        model: judge this model instead.
+        output: JSON file for `figures` and `rows`.
+        allow_code: whether rewards may be named as `file.py:Object`.
+
+    Returns:
+        the figures.
+
+    Raises:
+        AlignkitError: `run` is neither, or whatever is wrong with its recipe, data or model.
+    """
+    quiet_hosts()
+    check_processes()
+    recipe, own = _recipe_of(Path(run), overrides, allow_code)
+    judged = _with_model(recipe, model or own)
+    found = gather(judged, allow_code)
+    job = build_job(judged, judged.config(), found, [])
+    figures, rows = job.evaluate()
+    table = Table(title=f"Held-out data: {judged.model.get('name', 'model from scratch')}", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for key, value in figures.items():
+        table.add_row(key, figure(value))
+    Console().print(table)
+    if output is not None:
+        content = finite({"figures": figures, "rows": [{k: v for k, v in r.items() if k != "columns"} for r in rows]})
+        Path(output).write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        print(f"written to {output}")
+    return figures
+
+
+def _recipe_of(run: Path, overrides: Sequence[str], allow_code: bool) -> tuple[Recipe, str | None]:
+    """The recipe, and the model of the run's folder if it is one."""
+    if not run.is_dir():
+        return load_recipe(run, overrides, allow_code=allow_code), None
+    if not (run / "recipe.yaml").is_file():
+        raise AlignkitError(
+            f"{run} is no run's folder: it has no recipe.yaml. Give the folder of a run, or a recipe with --model"
+        )
+    return load_recipe(run / "recipe.yaml", overrides, allow_code=allow_code), str(run / "model")
+
+
+def _with_model(recipe: Recipe, model: str | None) -> Recipe:
+    if model is None:
+        return recipe
+    judged = copy.deepcopy(recipe)
+    start: Any = recipe.model.get("name")
+    judged.model = {key: value for key, value in recipe.model.items() if key not in ("name", "scratch")}
+    judged.model["name"] = model
+    if start and recipe.kind.family == "on_policy":
+        judged.model.setdefault("reference", start)
+    # the model is judged as it was saved, without a new adapter on top
+    judged.adapter = None
+    return judged

@@ -1,0 +1,145 @@
+"""The folder of a run: what is in it, who writes it, and how an earlier run is continued or replaced.
+
+model/              the trained model and its tokenizer
+recipe.yaml         the recipe as resolved, a recipe itself; its header names reward versions
+metrics.jsonl       one object a logged step
+samples.jsonl       completions, before, during and after training
+environment.json    versions, machine, number of processes, seed, rewards, data
+results.json        {"before": {...}, "after": {...}} on held-out data
+health.json         what the monitors found
+report.html         all of it for people
+checkpoint-*/       as the trainer's config asks
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from alignkit.errors import AlignkitError
+from alignkit.recipe import Recipe
+from alignkit.reward import describe_reward
+from alignkit.run.environment import command_line, describe_environment
+
+RUN_FILES = (
+    "metrics.jsonl",
+    "samples.jsonl",
+    "results.json",
+    "environment.json",
+    "recipe.yaml",
+    "health.json",
+    "report.html",
+)
+
+
+class RunFolder:
+    """A run's folder. Only the main process writes; on the others every method that writes does nothing.
+
+    Args:
+        path: where it is, made if missing.
+        checkpoint: the checkpoint to continue from, None for a fresh run.
+        main: whether this process writes.
+    """
+
+    def __init__(self, path: Path, checkpoint: Path | None = None, main: bool = True):
+        self.path = path
+        self.checkpoint = checkpoint
+        self.main = main
+
+    @classmethod
+    def open(cls, path: Path, *, resume: bool = False, overwrite: bool = False, main: bool = True) -> "RunFolder":
+        """Make the folder ready for a run.
+
+        Args:
+            path: where.
+            resume: continue from the newest checkpoint there; files are cut back to its step.
+            overwrite: delete checkpoints of an earlier run.
+            main: whether this process writes.
+
+        Raises:
+            AlignkitError: nothing to resume, or checkpoints that a fresh run would mix with its own.
+        """
+        checkpoints = newest_last(path)
+        if resume and overwrite:
+            raise AlignkitError("--resume continues a run and --overwrite begins anew; give one of them")
+        if resume:
+            if not checkpoints:
+                raise AlignkitError(
+                    f"nothing to resume: {path} holds no checkpoint-*; training.save_strategy and training.save_steps "
+                    "say when checkpoints are written"
+                )
+            folder = cls(path, checkpoints[-1], main)
+            folder._cut_back(int(checkpoints[-1].name.rpartition("-")[2]))
+            return folder
+        if checkpoints and not overwrite:
+            raise AlignkitError(
+                f"{path} holds checkpoints of an earlier run ({checkpoints[-1].name}); continue it with --resume, "
+                "replace it with --overwrite, or choose another training.output_dir"
+            )
+        folder = cls(path, None, main)
+        if main:
+            for checkpoint in checkpoints:
+                shutil.rmtree(checkpoint)
+            for name in RUN_FILES:
+                (path / name).unlink(missing_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write_recipe(self, recipe: Recipe, rewards: list[Any]) -> None:
+        """The resolved recipe; where each reward comes from stands in its header."""
+        origins = [describe_reward(reward) for reward in rewards]
+        header = f"Resolved from {recipe.source}. Rewards:" if origins else f"Resolved from {recipe.source}."
+        for origin in origins:
+            version = f"{origin.get('distribution') or 'no distribution'} {origin.get('version') or ''}".strip()
+            header += f"\n  {origin['name']}: {origin['target']}, {version}"
+        if self.main:
+            (self.path / "recipe.yaml").write_text(recipe.to_yaml(header), encoding="utf-8")
+
+    def write_environment(self, recipe: Recipe, rewards: list[Any], data: dict[str, Any], model: Any) -> None:
+        """Machine, versions, seed, rewards, data and size of the model."""
+        weights = list(model.parameters())
+        facts = {
+            **describe_environment(),
+            "seed": recipe.training["seed"],
+            "command": command_line(),
+            "recipe": recipe.source,
+            "trainer": recipe.trainer,
+            "reward_origins": [describe_reward(reward) for reward in rewards],
+            "data": {split: {"rows": len(part), "columns": part.column_names} for split, part in data.items()},
+            "parameters": sum(weight.numel() for weight in weights),
+            "trainable_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
+        }
+        self.write_json("environment.json", facts)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """One JSON file, readable by people."""
+        if self.main:
+            text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
+            (self.path / name).write_text(text + "\n", encoding="utf-8")
+
+    def add_samples(self, phase: str, step: int, rows: list[dict[str, Any]]) -> None:
+        """Completions of one phase (`before` or `after`), a line each."""
+        if not self.main:
+            return
+        with (self.path / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for row in rows:
+                kept = {key: value for key, value in row.items() if key != "columns"}
+                line = {"phase": phase, "step": step, **kept}
+                file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+    def _cut_back(self, step: int) -> None:
+        """Drop what an interrupted run wrote after the checkpoint, and its first evaluation, which runs again."""
+        if not self.main:
+            return
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            file = self.path / name
+            if file.exists():
+                lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+                kept = [line for line in lines if line["step"] <= step and line.get("phase", "train") == "train"]
+                file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
+
+
+def newest_last(path: Path) -> list[Path]:
+    """The checkpoints of a run's folder, by step."""
+    found = [folder for folder in path.glob("checkpoint-*") if folder.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))

@@ -1,0 +1,112 @@
+"""`alignkit generate`: completions of prompts by a decoder, with their scores."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from alignkit.decoding.sampling import SamplingDecoder
+from alignkit.errors import AlignkitError, DataError
+from alignkit.held_out import generate_rows, generation_config_for
+from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
+from alignkit.recipe.reading import did_you_mean
+from alignkit.registry import load_reward
+from alignkit.reward import check_columns
+from alignkit.run.quiet import quiet_hosts
+from alignkit.text import completion_text, prompt_text
+
+DECODERS: dict[str, Any] = {"sample": SamplingDecoder}
+
+
+def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Completes the prompts that the command line names; prints or writes the rows, and returns them.
+
+    Raises:
+        AlignkitError: an unknown decoder, prompts that cannot be read, a reward that needs columns they lack.
+    """
+    quiet_hosts()
+    if args.decoder not in DECODERS:
+        raise AlignkitError(f"there is no decoder {args.decoder!r}{did_you_mean(args.decoder, DECODERS)}")
+    if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
+        raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
+    examples = read_prompts(args.prompts) if args.prompts else [{"prompt": prompt} for prompt in args.prompt]
+    rewards = [load_reward(name, allow_code=not args.no_code) for name in args.reward]
+    check_columns(rewards, examples[0])
+    tokenizer = load_tokenizer(args.model)
+    model = load_causal_or_seq2seq(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    rows = generate_rows(
+        model,
+        tokenizer,
+        [example for example in examples for _ in range(args.count)],
+        generation_config=sampling_settings(
+            model, tokenizer, args.max_new_tokens, args.temperature, top_p=args.top_p, top_k=args.top_k
+        ),
+        reward_funcs=rewards,
+        with_kl=False,
+        decoder=DECODERS[args.decoder](),
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    if args.output:
+        lines = [json.dumps(_written(row), ensure_ascii=False) for row in rows]
+        Path(args.output).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        print(f"{len(rows)} completions written to {args.output}")
+    else:
+        _show(rows, Console())
+    return rows
+
+
+def sampling_settings(model: Any, tokenizer: Any, max_new_tokens: int, temperature: float, **settings: Any) -> Any:
+    """A generation config; temperature 0 takes the likeliest token at every step."""
+    how: dict[str, Any] = {"temperature": temperature, **settings} if temperature > 0 else {"do_sample": False}
+    return generation_config_for(model, tokenizer, max_new_tokens=max_new_tokens, **how)
+
+
+def read_prompts(path: Path) -> list[dict[str, Any]]:
+    """Rows with a `prompt`: the lines of a text file, or the objects of a .jsonl file.
+
+    Raises:
+        DataError: no such file, nothing in it, not JSON, or a row without a prompt.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the prompts cannot be read from {str(path)!r}: {error}") from error
+    if not lines:
+        raise DataError(
+            f"{str(path)!r} has no prompts; write one a line, or JSON objects with a key prompt in a .jsonl"
+        )
+    if path.suffix != ".jsonl":
+        return [{"prompt": line} for line in lines]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"line {number} of {str(path)!r} is not JSON: {error}") from error
+        if not isinstance(row, dict) or not row.get("prompt"):
+            raise DataError(
+                f"line {number} of {str(path)!r} has no prompt; expected an object such as {{'prompt': '...'}}"
+            )
+        rows.append(row)
+    if len({tuple(sorted(row)) for row in rows}) > 1:
+        raise DataError(f"the rows of {str(path)!r} have different keys; rewards read them as columns")
+    return rows
+
+
+def _written(row: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: row[key] for key in ("prompt", "completion", "rewards", "length")}
+    return {**row["columns"], **kept}
+
+
+def _show(rows: list[dict[str, Any]], console: Console) -> None:
+    for row in rows:
+        scores = "  ".join(f"{name} {score:.3f}" for name, score in row["rewards"].items() if score is not None)
+        text = f"[dim]{escape(prompt_text(row['prompt']))}[/dim]{escape(completion_text(row['completion']))}"
+        console.print(text, highlight=False)
+        if scores:
+            console.print(f"  [cyan]{escape(scores)}[/cyan]", highlight=False)

@@ -1,0 +1,131 @@
+"""Rewards, data and metrics of a recipe, built and checked against each other before any model is loaded."""
+
+import copy
+import functools
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import DatasetDict
+
+from alignkit.data import load_data
+from alignkit.recipe import Recipe
+from alignkit.recipe.checks import METRIC_REWARD_KEYS, REWARD_KEYS
+from alignkit.registry import load_reward
+from alignkit.reward import (
+    call_reward,
+    check_columns,
+    granularity,
+    reward_name,
+    stateful_rewards,
+    unique_names,
+)
+from alignkit.text import is_conversational
+
+_TRIED = 4
+
+
+@dataclass
+class Ingredients:
+    """What a run is made of, apart from the model.
+
+    Attributes:
+        data: splits `train` and `validation`.
+        rewards: in the order of the recipe, their log names as the recipe names them.
+        metrics: name -> `evaluate.Metric`.
+        ptx: the second data set, or None.
+    """
+
+    data: DatasetDict
+    rewards: list[Any] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    ptx: DatasetDict | None = None
+
+
+def gather(recipe: Recipe, allow_code: bool = True) -> Ingredients:
+    """Loads data, rewards and metrics.
+
+    Raises:
+        AlignkitError: data that cannot be read, a reward that cannot be built or needs a column that is not there.
+    """
+    data = load_recipe_data(recipe)
+    rewards = [build_reward(name, spec, allow_code) for name, spec in recipe.rewards.items()]
+    metrics = build_metrics(recipe, allow_code)
+    judges = [metric.reward for metric in metrics.values() if hasattr(metric, "reward")]
+    for part in data.values():
+        check_columns(rewards, part.column_names)
+    check_columns(judges, data["validation"].column_names)
+    ptx = recipe.data.get("ptx")
+    return Ingredients(data, rewards, metrics, load_data(**ptx) if ptx else None)
+
+
+def try_rewards(found: Ingredients, rewards: list[Any] | None = None) -> None:
+    """Has each reward score a few rows of the held-out data, their references as completions.
+
+    A reward that raises or answers what it must not is found here, not after the model has been loaded.
+
+    Raises:
+        RewardCallError, RewardValueError: names the reward and the sample.
+    """
+    part = found.data["validation"]
+    rows = [part[i] for i in range(min(_TRIED, len(part)))]
+    prompts = [row["prompt"] for row in rows]
+    completions = [row.get("reference") or row.get("completion") or "" for row in rows]
+    if is_conversational(prompts[0]) and isinstance(completions[0], str):
+        completions = [[{"role": "assistant", "content": text}] for text in completions]
+    columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "completion")}
+    rewards = found.rewards if rewards is None else rewards
+    changing = [one for one in stateful_rewards(rewards).values() if getattr(one, "training", False)]
+    for one in changing:
+        one.eval()
+    try:
+        for name, reward in zip(unique_names(rewards), rewards, strict=True):
+            # no token ids: what wrote these texts is not known yet
+            if granularity(reward) != "token":
+                call_reward(reward, prompts, completions, columns=columns, name=name)
+    finally:
+        for one in changing:
+            one.train()
+
+
+def load_recipe_data(recipe: Recipe) -> DatasetDict:
+    """The recipe's data, the held-out split cut to `evaluation.prompts`."""
+    data = load_data(**{key: value for key, value in recipe.data.items() if key != "ptx"})
+    count = recipe.evaluation.get("prompts")
+    if count is not None:
+        data["validation"] = data["validation"].select(range(min(count, len(data["validation"]))))
+    return data
+
+
+def build_reward(name: str, spec: dict[str, Any], allow_code: bool = True) -> Any:
+    """One entry of a recipe's `rewards`: an object whose log name is what the recipe calls it."""
+    target = spec.get("use", name)
+    settings = {key: value for key, value in spec.items() if key not in REWARD_KEYS}
+    reward: Any = load_reward(target, allow_code=allow_code, **settings)
+    if "use" in spec or (":" not in name and reward_name(reward) != name):
+        # a copy: a function or a ready object is shared with whoever else loads it
+        reward = functools.partial(reward) if inspect.isroutine(reward) else copy.copy(reward)
+        reward.__name__ = name
+    return reward
+
+
+def build_metrics(recipe: Recipe, allow_code: bool = True) -> dict[str, Any]:
+    """The metrics of `evaluation`. The trained rewards are measured anyway: `reward` adds nothing to them.
+
+    A `perplexity` that names no model asks the run's starting model.
+    """
+    from alignkit.metrics import load_metric
+
+    metrics: dict[str, Any] = {}
+    for name, spec in recipe.evaluation.get("metrics", {}).items():
+        use = spec.get("use", name)
+        settings = {key: value for key, value in spec.items() if key not in ("use", *METRIC_REWARD_KEYS)}
+        if "reward" in spec:
+            reward = load_reward(spec["reward"], allow_code=allow_code, **settings)
+            above = spec.get("positive_above")
+            metrics[name] = load_metric("reward", reward=reward, name=name, positive_above=above)
+        elif use != "reward":
+            if use == "perplexity":
+                settings = {"model": recipe.model.get("reference") or recipe.model.get("name"), **settings}
+            metrics[name] = load_metric(use, **settings)
+    return metrics

@@ -1,0 +1,99 @@
+"""A language model, trained on text by TRL's SFTTrainer: what a policy starts from."""
+
+import math
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from trl import SFTConfig, SFTTrainer
+
+from alignkit.errors import DataError
+from alignkit.evaluation import evaluate_rows
+from alignkit.held_out import generate_rows, generation_config_for
+from alignkit.recipe import Recipe
+from alignkit.run.ingredients import Ingredients
+from alignkit.run.models import adapter_config, load_generator
+from alignkit.trainers.evaluation import summarise
+
+# Held-out prompts that are completed where the recipe does not say how many, and how far.
+_PROMPTS, _NEW_TOKENS = 64, 48
+# Of a held-out text without a prompt, so many words are given and the rest is left to the model.
+_GIVEN_WORDS = 6
+
+
+class LanguageModelJob:
+    """Supervised fine-tuning, or pretraining of a model from scratch.
+
+    Args:
+        recipe: with trainer `sft`.
+        args: its config.
+        found: data and metrics; the data have `text`, `messages`, or `prompt` with `completion` or `reference`.
+        callbacks: for the trainer.
+    """
+
+    def __init__(self, recipe: Recipe, args: SFTConfig, found: Ingredients, callbacks: list[Any]):
+        self.recipe = recipe
+        self.found = found
+        data = learnable(found.data)
+        self.model, self.tokenizer = load_generator(recipe, data)
+        self.prompts = held_out_prompts(found.data["validation"])
+        self.trainer = SFTTrainer(
+            model=self.model,
+            args=args,
+            train_dataset=data["train"],
+            eval_dataset=data["validation"],
+            processing_class=self.tokenizer,
+            callbacks=callbacks,
+            peft_config=adapter_config(recipe),
+        )
+
+    def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Loss and perplexity on held-out text, and metrics of completions of its beginnings."""
+        seen = self.trainer.evaluate()
+        figures = {"loss": seen["eval_loss"], "perplexity_of_text": math.exp(min(seen["eval_loss"], 700.0))}
+        if "eval_mean_token_accuracy" in seen:
+            figures["token_accuracy"] = seen["eval_mean_token_accuracy"]
+        settings = self.recipe.evaluation
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        was_training = model.training
+        model.eval()
+        rows = generate_rows(
+            model,
+            self.tokenizer,
+            self.prompts[: settings.get("prompts", _PROMPTS)],
+            generation_config=generation_config_for(
+                model, self.tokenizer, max_new_tokens=_NEW_TOKENS, temperature=settings.get("temperature", 1.0)
+            ),
+            with_kl=False,
+            batch_size=settings.get("batch_size", 32),
+            seed=settings.get("seed", 1234),
+            autocast=self.trainer.accelerator.autocast,
+        )
+        model.train(was_training)
+        figures["completions/mean_length"] = summarise(rows, [])["completions/mean_length"]
+        return {**figures, **evaluate_rows(rows, self.found.metrics)}, rows
+
+
+def learnable(data: DatasetDict) -> DatasetDict:
+    """The columns that SFTTrainer learns from, and no others; `reference` serves as the completion of a prompt."""
+    columns = data["train"].column_names
+    if "prompt" in columns and "completion" not in columns and "reference" in columns:
+        data = data.rename_column("reference", "completion")
+        columns = data["train"].column_names
+    for wanted in (["messages"], ["prompt", "completion"], ["text"]):
+        if all(column in columns for column in wanted):
+            return data.select_columns(wanted)
+    raise DataError(
+        f"sft learns from text, messages, or prompt with completion or reference; the data have: {', '.join(columns)}"
+    )
+
+
+def held_out_prompts(part: Dataset) -> list[dict[str, Any]]:
+    """Rows with `prompt` and `reference`: the data's own, or the beginnings of its texts."""
+    if "prompt" in part.column_names:
+        other = next((column for column in ("reference", "completion") if column in part.column_names), None)
+        return [{"prompt": row["prompt"], "reference": row[other] if other else None} for row in part]
+    if "messages" in part.column_names:
+        rows = [row["messages"] for row in part]
+        return [{"prompt": m[:-1], "reference": m[-1:]} for m in rows if len(m) > 1 and m[-1]["role"] == "assistant"]
+    cut = [(text.split(" ")[:_GIVEN_WORDS], text.split(" ")[_GIVEN_WORDS:]) for text in part["text"]]
+    return [{"prompt": " ".join(given), "reference": " " + " ".join(rest)} for given, rest in cut if rest]
