@@ -56,7 +56,8 @@ def imported(node: ast.AST, module: str, is_package: bool) -> list[str]:
             anchor = anchor[: len(anchor) - node.level + 1]
             source = ".".join([*anchor, source] if source else anchor)
         if source == "alignkit":
-            return [f"alignkit.{HOMES.get(alias.name, alias.name)}" for alias in node.names]
+            targets = [f"alignkit.{HOMES.get(alias.name, alias.name)}" for alias in node.names]
+            return [target if target in MODULES else "alignkit" for target in targets]  # or a plain name, __version__
         nested = [f"{source}.{alias.name}" for alias in node.names]
         return [name if name in MODULES else source for name in nested]
     if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module" and node.args:
@@ -100,8 +101,6 @@ def layer_faults(module: str) -> list[str]:
         parts = name.split(".")
         if parts[0] != "alignkit" or len(parts) == 1:
             continue
-        if parts[1] not in DEPTH and parts[1].startswith("_"):
-            continue  # alignkit.__version__
         if parts[1] not in DEPTH:
             faults.append(f"{MODULES[module].name}:{line} imports {name}, which stands in no layer")
         elif DEPTH[parts[1]] < DEPTH[own]:
