@@ -3,6 +3,7 @@
 One function for every trainer, ours and TRL's: it takes the model, not the trainer.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -51,7 +52,7 @@ def generate_rows(
     examples: list[dict[str, Any]],
     *,
     generation_config: GenerationConfig,
-    reward_funcs: list[Any] = (),
+    reward_funcs: Sequence[Any] = (),
     reward_weights: list[float] | None = None,
     ref_model: Any = None,
     with_kl: bool = True,

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from alignkit.models.loading import load_tokenizer
 from alignkit.text import Text, joined_text
@@ -19,7 +19,7 @@ class ModuleReward:
         batch_size: texts scored at a time.
     """
 
-    def __init__(self, module: nn.Module, tokenizer: Any = None, max_length: int = 512, batch_size: int = 32):
+    def __init__(self, module: PreTrainedModel, tokenizer: Any = None, max_length: int = 512, batch_size: int = 32):
         self.module = module.eval()
         self.tokenizer = tokenizer or load_tokenizer(module.config._name_or_path)
         self.max_length = max_length

@@ -16,6 +16,8 @@ STATE_FILE = "alignkit_state.pt"
 class CheckpointsMixin:
     """Saves the value head in a file of its own, beside a model folder that plain transformers loads without a word."""
 
+    _buffered_inputs: Any  # the rollout in use, None before the first
+
     def _save(self: Any, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
         if not hasattr(model, HEAD_NAME) or hasattr(model, "peft_config"):

@@ -52,7 +52,7 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
 
     _tag_names = ["alignkit", "on-policy"]  # noqa: RUF012  (TRL's name and type)
     _name = "alignkit on-policy"
-    _paper = {}  # noqa: RUF012
+    _paper: dict[str, str] = {}  # noqa: RUF012
     config_class: type[OnPolicyConfig] = OnPolicyConfig
     granularities: tuple[str, ...] = ("completion",)
     uses_values = False
@@ -251,7 +251,8 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         rows, width = len(own[0]), own[2].shape[1]
         temperatures = torch.ones(rows + len(extra[0]), device=own[0].device)
         temperatures[:rows] = self.temperature
-        both = score_completions(model, *joined(own, extra), temperature=temperatures, values=values)
+        together = joined(own, extra)
+        both: dict[str, Any] = {**score_completions(model, *together, temperature=temperatures, values=values)}
         first = {key: None if value is None else value[:rows, :width] for key, value in both.items()}
         second = {key: None if value is None else value[rows:, : extra[2].shape[1]] for key, value in both.items()}
         return first, second  # type: ignore[return-value]

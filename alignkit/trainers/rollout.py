@@ -96,8 +96,7 @@ def trim(batch: Batch) -> Batch:
 
 
 def joined(
-    first: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
-    second: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    first: tuple[torch.Tensor, ...], second: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rows of two (prompt ids, prompt mask, completion ids, completion mask) one below the other, padded to fit.
 
