@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from alignkit.errors import RewardError, RewardValueError
+from alignkit.registry import find_reward
 from alignkit.reward import RESERVED, reward_name
 from alignkit.reward.call import settle
 from alignkit.text import completion_text, prompt_text
@@ -86,11 +87,13 @@ def from_trlx(
 
 
 class _Foreign:
-    """A function of another library, under its own name."""
+    """A function of another library, under its own name; recipes give it as `file.py:function`."""
 
-    def __init__(self, func: Callable, name: str | None):
+    def __init__(self, func: Callable | str, name: str | None):
+        if isinstance(func, str):
+            func = find_reward(func)
         if not callable(func):
-            raise RewardError(f"expected a function to wrap, got {func!r}")
+            raise RewardError(f"expected a function to wrap, or the name of one, got {func!r}")
         self.func = func
         self.__name__ = name or reward_name(func)
 
@@ -98,7 +101,7 @@ class _Foreign:
 class OpenRLHFReward(_Foreign):
     """A reward with OpenRLHF's signature; see `from_openrlhf`."""
 
-    def __init__(self, func: Callable, label: str | None = None, name: str | None = None):
+    def __init__(self, func: Callable | str, label: str | None = None, name: str | None = None):
         super().__init__(func, name)
         self.label = label
 
@@ -128,7 +131,7 @@ class VerlReward(_Foreign):
     """A reward with verl's signature; see `from_verl`."""
 
     def __init__(
-        self, func: Callable, ground_truth: str = "ground_truth", batched: bool = False, name: str | None = None
+        self, func: Callable | str, ground_truth: str = "ground_truth", batched: bool = False, name: str | None = None
     ):
         super().__init__(func, name)
         self.ground_truth, self.batched = ground_truth, batched
@@ -177,7 +180,9 @@ class VerlReward(_Foreign):
 class TrlxReward(_Foreign):
     """A reward with trlX's signature; see `from_trlx`."""
 
-    def __init__(self, func: Callable, tokenizer: Any = None, granularity: str = "completion", name: str | None = None):
+    def __init__(
+        self, func: Callable | str, tokenizer: Any = None, granularity: str = "completion", name: str | None = None
+    ):
         super().__init__(func, name)
         if granularity not in ("completion", "token"):
             raise RewardError(f"trlX scores a 'completion' or each 'token', got granularity {granularity!r}")

@@ -162,9 +162,13 @@ def check_takes_conversations(subject: Subject) -> None:
     """Prompts and completions may be lists of messages, references too."""
     prompts = [[{"role": "user", "content": prompt}] for prompt in _texts(subject.prompts)]
     completions = [[{"role": "assistant", "content": text}] for text in _texts(subject.completions)]
-    scores = subject.score(prompts=prompts, completions=completions)
-    given = [score is not None for score in subject.score()]
-    assert [score is not None for score in scores] == given, (
+    plain, scores = subject.score(), subject.score(prompts=prompts, completions=completions)
+    alike = all(same(score, scores[0]) for score in scores) and not all(same(score, plain[0]) for score in plain)
+    assert not alike, (
+        f"on conversations every sample scores {_short(scores[0])}, on plain text not: it seems to read the list "
+        "of messages as if it were the text. Use alignkit.text.completion_text"
+    )
+    assert [score is not None for score in scores] == [score is not None for score in plain], (
         f"on conversations it has other opinions than on plain text: {_short(scores)}; read completions with "
         "alignkit.text.completion_text"
     )

@@ -1,5 +1,6 @@
 """Running the checks: all of them with one call, or one at a time."""
 
+import copy
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -45,8 +46,10 @@ def run_check(check: Check, subject: Subject) -> None:
     for part, _ in modes:
         if hasattr(part, "eval"):
             part.eval()
+    # A reward that changes its input would spoil the samples of the checks that follow.
+    samples = copy.deepcopy((subject.prompts, subject.completions, subject.columns))
     try:
-        check(subject)
+        check(Subject(subject.reward, *samples, subject.made_up))
     except (AssertionError, NotApplicable):
         raise
     except Exception as error:
