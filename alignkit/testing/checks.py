@@ -163,7 +163,7 @@ def check_takes_conversations(subject: Subject) -> None:
     prompts = [[{"role": "user", "content": prompt}] for prompt in _texts(subject.prompts)]
     completions = [[{"role": "assistant", "content": text}] for text in _texts(subject.completions)]
     plain, scores = subject.score(), subject.score(prompts=prompts, completions=completions)
-    alike = all(same(score, scores[0]) for score in scores) and not all(same(score, plain[0]) for score in plain)
+    alike = all(score == scores[0] for score in scores) and not all(score == plain[0] for score in plain)
     assert not alike, (
         f"on conversations every sample scores {_short(scores[0])}, on plain text not: it seems to read the list "
         "of messages as if it were the text. Use alignkit.text.completion_text"

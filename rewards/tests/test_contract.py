@@ -1,0 +1,32 @@
+"""Every reward of this distribution keeps the contract: one test for each check and each reward."""
+
+import pytest
+from alignkit_rewards import LanguageStyle, Length, Lexicon, ReferenceOverlap, Repetition, Sentiment, Similarity
+
+from alignkit.testing import tiny_causal_lm, tiny_classifier, tiny_seq2seq, tiny_tokenizer
+
+MAKE = {
+    "lexicon": lambda: Lexicon(["film", "thank you"]),
+    "length": lambda: Length(target=5),
+    "repetition": lambda: Repetition(n=2),
+    "overlap_f1": lambda: ReferenceOverlap(),
+    "overlap_bleu": lambda: ReferenceOverlap("bleu"),
+    "sentiment": lambda: Sentiment(tiny_classifier(), tokenizer=tiny_tokenizer(), batch_size=4),
+    "sentiment_of_both": lambda: Sentiment(tiny_classifier(), of="both", output="logit", tokenizer=tiny_tokenizer()),
+    "style": lambda: LanguageStyle(tiny_causal_lm(), tokenizer=tiny_tokenizer(), batch_size=4),
+    "style_of_nothing": lambda: LanguageStyle(tiny_causal_lm("llama"), given="nothing", tokenizer=tiny_tokenizer()),
+    "style_encoder_decoder": lambda: LanguageStyle(tiny_seq2seq(), tokenizer=tiny_tokenizer()),
+    "similarity": lambda: Similarity(tiny_classifier().bert, tokenizer=tiny_tokenizer(), batch_size=4),
+}
+_made = {}
+
+
+@pytest.fixture(params=MAKE)
+def alignkit_reward(request):
+    if request.param not in _made:
+        _made[request.param] = MAKE[request.param]()
+    return _made[request.param]
+
+
+def test_contract(alignkit_check):
+    alignkit_check()
