@@ -56,6 +56,11 @@ class Sentiment(NetworkReward):
             raise RewardError(f"sentiment: output is 'probability' or 'logit', got {output!r}")
         self.label, self.of, self.output = label, of, output
 
+    @property
+    def positive_above(self) -> float:
+        """The score above which the class is likelier than not; `RewardMetric` counts the share above it."""
+        return 0.5 if self.output == "probability" else 0.0
+
     def load(self, name: str) -> tuple[Any, Any]:
         """A trained sequence classifier; ModelError if its head is not in the checkpoint."""
         from alignkit.models.loading import load_classifier
