@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -45,21 +46,14 @@ def test_public_functions_and_classes_have_docstrings(path):
     assert not silent, f"without a docstring: {', '.join(silent)}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_that_lists_its_names_lists_them_sorted_and_has_them(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    listed = [
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and ast.unparse(node.targets[0]) == "__all__"
-        and isinstance(node.value, ast.List)
-    ]
-    if not listed:
-        return
-    names = ast.literal_eval(listed[0])
+LISTING = [path for path in SOURCES if re.search(r"^__all__ = ", path.read_text(encoding="utf-8"), flags=re.M)]
+
+
+@pytest.mark.parametrize("path", LISTING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_has_every_name_that_it_lists(path):
+    """That the list is sorted, ruff sees to."""
     base = ROOT if path.is_relative_to(ROOT / "alignkit") else ROOT / "rewards"
     parts = path.relative_to(base).with_suffix("").parts
     module = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    assert names == sorted(set(names))
-    assert [name for name in names if not hasattr(module, name)] == []
+    assert len(module.__all__) == len(set(module.__all__))
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
