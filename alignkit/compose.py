@@ -144,6 +144,35 @@ def _each(score: Score, change: Callable[[float], float]) -> Score:
     return None if score is None else change(score)
 
 
+class Checked(_Transform):
+    """A reward under a name of choice, its every answer held against the contract: for trainers that do not do so.
+
+    TRL's own trainers train on an infinite reward without a word, and log rewards of one name over each other; see
+    `checked_rewards`.
+
+    >>> Checked(Clip(len, low=0), name="size").__name__
+    'size'
+    """
+
+    def __init__(self, reward: Any, name: str | None = None):
+        super().__init__(reward)
+        self.__name__ = name or reward_name(self.reward)
+
+    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[Score]:
+        """What the reward inside gives, or an error that names it and the sample."""
+        return _score(self.reward, self.__name__, prompts, completions, columns)
+
+
+def checked_rewards(rewards: Iterable[Any]) -> list[Checked]:
+    """Rewards for TRL's trainers: checked at every call, and under names that are taken once.
+
+    >>> [reward.__name__ for reward in checked_rewards([len, len])]
+    ['len', 'len_2']
+    """
+    rewards = [as_reward(reward) for reward in rewards]
+    return [Checked(reward, name) for reward, name in zip(rewards, unique_names(rewards), strict=True)]
+
+
 class Clip(_Transform):
     """A reward held between `low` and `high`; leave one out for no bound on that side.
 

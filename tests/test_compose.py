@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignkit.compose import Clip, Squash, WeightedSum, Whiten, as_reward
-from alignkit.errors import MissingColumnError, RewardCallError, RewardError
+from alignkit.compose import Checked, Clip, Squash, WeightedSum, Whiten, as_reward, checked_rewards
+from alignkit.errors import MissingColumnError, RewardCallError, RewardError, RewardValueError
 from alignkit.reward import call_reward, check_columns, stateful_rewards, unique_names
 from alignkit.testing import check_reward
 
@@ -146,6 +146,46 @@ def test_transforms_keep_none_and_reach_into_lists():
 def test_settings_without_sense_are_refused(make):
     with pytest.raises(RewardError):
         make()
+
+
+# Checked, for trainers that do not check
+
+
+def test_a_checked_reward_refuses_what_trl_would_train_on():
+    reward = Checked(Given(), name="judge")
+    assert reward(["p"], ["c"], value=[None]) == [None]
+    with pytest.raises(RewardValueError, match=r"reward 'judge' returned inf(.|\n)*sample 1 of 1"):
+        reward(["p"], ["c"], value=[math.inf])
+
+
+def test_checked_rewards_have_names_of_their_own_and_keep_what_they_hold_in_reach():
+    whitened = Whiten(Given())
+    rewards = checked_rewards([whitened, Whiten(Given("other")), "repetition"])
+    assert [reward.__name__ for reward in rewards] == ["whiten_given", "whiten_given_2", "repetition"]
+    assert stateful_rewards(rewards)["whiten_given"] is whitened
+    with pytest.raises(MissingColumnError, match="'whiten_given_2' needs column 'other'"):
+        check_columns(rewards, ["value"])
+
+
+def test_trls_trainer_stops_on_an_infinite_reward_that_is_checked(tmp_path):
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from alignkit.testing import tiny_causal_lm, tiny_tokenizer
+
+    args = GRPOConfig(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=2, num_generations=2, report_to="none",
+        max_completion_length=2, use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=tiny_causal_lm(),
+        reward_funcs=checked_rewards([Given()]),
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": ["the film"] * 2, "value": [math.inf] * 2}),
+        processing_class=tiny_tokenizer(),
+    )
+    with pytest.raises(RewardValueError, match="returned inf"):
+        trainer.train()
 
 
 # Whitening
