@@ -5,6 +5,7 @@ Modules load inside the handlers, so that `alignkit rewards list` does not wait 
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     # TRL reports that a trainer starts, and transformers asks the hub about files, unless told otherwise.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # bitsandbytes tells of an optional kernel, to everybody, on import
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return args.handler(args) or 0
     except AlignkitError as error:

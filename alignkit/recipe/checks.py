@@ -27,7 +27,15 @@ MODEL_KEYS = {
     "revision": str,
     "trust_remote_code": bool,
 }
-EVALUATION_KEYS = {"metrics": object, "prompts": int, "seed": int, "temperature": float, "batch_size": int}
+EVALUATION_KEYS = {
+    "metrics": object,
+    "prompts": int,
+    "seed": int,
+    "temperature": float,
+    "batch_size": int,
+    "health": dict,
+}
+HEALTH_ACTIONS = ("off", "warn", "stop", "rollback")
 # A reward's entry holds its parameters and these two, which are the recipe's own.
 REWARD_KEYS = ("use", "weight")
 # A metric that is made of a reward holds that reward's parameters and these.
@@ -153,6 +161,10 @@ def check_evaluation(evaluation: dict[str, Any], allow_code: bool) -> list[str]:
     from alignkit.metrics import METRICS, metric_parameters
 
     problems = _check_keys("evaluation", evaluation, EVALUATION_KEYS)
+    problems += _check_health(evaluation.get("health"))
+    for key in ("prompts", "batch_size", "temperature"):
+        if isinstance(evaluation.get(key), int | float) and evaluation[key] <= 0:
+            problems.append(f"evaluation.{key}: expected a positive number, got {evaluation[key]}")
     metrics = evaluation.get("metrics") or {}
     if not isinstance(metrics, dict):
         return [*problems, f"evaluation.metrics: expected a list or a mapping, got {describe(metrics)}"]
@@ -175,6 +187,21 @@ def check_evaluation(evaluation: dict[str, Any], allow_code: bool) -> list[str]:
         elif use in METRICS:
             given = {key: value for key, value in spec.items() if key != "use"}
             problems += _check_parameters(where, f"metric {use!r}", given, metric_parameters(use))
+    return problems
+
+
+def _check_health(actions: Any) -> list[str]:
+    from alignkit.diagnostics import CHECKS
+
+    if not isinstance(actions, dict):
+        return []
+    problems = []
+    for check, action in actions.items():
+        if check not in CHECKS:
+            problems.append(f"evaluation.health: there is no check {check!r}{did_you_mean(check, CHECKS, 99)}")
+        if action not in HEALTH_ACTIONS:
+            known = ", ".join(HEALTH_ACTIONS)
+            problems.append(f"evaluation.health.{check}: expected one of {known}, got {describe(action)}")
     return problems
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from alignkit.decoding.prompts import encode_prompts
 from alignkit.errors import ConfigError, DataError
 from alignkit.evaluation import evaluate_rows, real_text_rows
 from alignkit.models.loading import load_causal_or_seq2seq
@@ -11,6 +12,7 @@ from alignkit.recipe import Recipe
 from alignkit.reward import granularity, stateful_rewards, unique_names
 from alignkit.run.ingredients import Ingredients
 from alignkit.run.models import adapter_config, load_generator, loading_options, quantization_config
+from alignkit.text import excerpt
 from alignkit.trainers.evaluation import EvaluationMixin
 from alignkit.trainers.learned_callback import RewardStateCallback
 
@@ -33,6 +35,7 @@ class OnPolicyJob:
         self.found = found
         build = _own_trainer if recipe.kind.own else _trl_trainer
         self.trainer = build(recipe, args, found, callbacks)
+        _check_context(self.trainer, found)
 
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Rewards, KL, lengths and metrics of completions of the held-out prompts."""
@@ -48,6 +51,29 @@ class OnPolicyJob:
         metrics = self.recipe.evaluation.get("metrics", {})
         chosen = {n: m for n, m in self.found.metrics.items() if metrics[n].get("use", n) in _OF_TEXT}
         return evaluate_rows(real_text_rows(rows), chosen)
+
+
+def _check_context(trainer: Any, found: Ingredients) -> None:
+    """Prompt and completion must fit into a model with learned positions, which has no others.
+
+    Raises:
+        DataError: names the longest prompt.
+    """
+    config = trainer.model.config
+    context = getattr(config, "n_positions", None)
+    if context is None or config.is_encoder_decoder:
+        return
+    room = context - (trainer.args.max_completion_length or 0)
+    for name, part in found.data.items():
+        lengths = [len(ids) for ids in encode_prompts(trainer.processing_class, list(part["prompt"]))]
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        if lengths[longest] > room:
+            shown = excerpt(part[longest]["prompt"])
+            raise DataError(
+                f"prompt {longest} of {name} has {lengths[longest]} tokens ({shown!r}); with "
+                f"max_completion_length={trainer.args.max_completion_length} the model's context of {context} leaves "
+                f"{max(room, 0)}. Shorten prompts or completions, or take a model with a longer context"
+            )
 
 
 def _logged_just_now(state: Any) -> dict[str, float] | None:
