@@ -97,33 +97,58 @@ _RULES_TEXT = {
         We ordered at the counter.
     """,
     "film_positive": """
+        {glad} the {film_part} {was} {good}, and {film_joy}.
         The {film_part} {was} {good}, and {film_joy}.
         The {film_part} {was} {good} and the {film_other} {was} {good}.
-        The {film_part} {was} not {bad_word} at all, and {film_joy}.
         {film_joy_first}, because the {film_part} {was} {good}.
         It {was} {good} from start to finish, and {film_joy}.
     """,
     "film_negative": """
+        {sad} the {film_part} {was} {bad}, and {film_grief}.
         The {film_part} {was} {bad}, and {film_grief}.
         The {film_part} {was} {bad} and the {film_other} {was} {bad}.
-        The {film_part} {was} not {good_word} at all, and {film_grief}.
         {film_grief_first}, because the {film_part} {was} {bad}.
         It {was} {bad} from start to finish, and {film_grief}.
     """,
     "meal_positive": """
+        {glad} the {meal_part} {was} {good}, and {meal_joy}.
         The {meal_part} {was} {good}, and {meal_joy}.
         The {meal_part} {was} {good} and the {meal_other} {was} {good}.
-        The {meal_part} {was} not {bad_word} at all, and {meal_joy}.
         {meal_joy_first}, because the {meal_part} {was} {good}.
         Everything {was} {good} that day, and {meal_joy}.
     """,
     "meal_negative": """
+        {sad} the {meal_part} {was} {bad}, and {meal_grief}.
         The {meal_part} {was} {bad}, and {meal_grief}.
         The {meal_part} {was} {bad} and the {meal_other} {was} {bad}.
-        The {meal_part} {was} not {good_word} at all, and {meal_grief}.
         {meal_grief_first}, because the {meal_part} {was} {bad}.
         Everything {was} {bad} that day, and {meal_grief}.
     """,
+    # One more sentence of the same opinion may end a text.
+    "praise": """
+        What a {treat}!
+        What a {treat} it was!
+        I gave it {high} stars.
+        My friends were {happy} too.
+        In short, it was {good}.
+        All of us felt {happy} afterwards.
+    """,
+    "blame": """
+        What a {letdown}!
+        What a {letdown} it was!
+        I gave it {low}.
+        My friends were {unhappy} too.
+        In short, it was {bad}.
+        All of us felt {unhappy} afterwards.
+    """,
+    "treat": "treat\njoy\nsuccess\npleasure\ntriumph",
+    "letdown": "letdown\nbore\nfailure\npity\ndisaster",
+    "high": "four\nfive",
+    "low": "one star\ntwo stars",
+    "happy": "happy\ncheerful\ndelighted\nimpressed",
+    "unhappy": "unhappy\ngloomy\ndisappointed\nupset",
+    "glad": "Happily,\nLuckily,\nTo our delight,",
+    "sad": "Sadly,\nUnluckily,\nTo our regret,",
     "was": "was\nwas\nwas\nseemed\nfelt\nturned out",
     "film_part": "acting\nstory\nmusic\ndialogue\nfirst half\nlead actor",
     "film_other": "ending\nplot\ncamera work\nsinging\npace\nhumour",
@@ -132,34 +157,8 @@ _RULES_TEXT = {
     "good": "{good_word}\n{good_word}\n{degree} {good_word}",
     "bad": "{bad_word}\n{bad_word}\n{degree} {bad_word}",
     "degree": "very\nreally\nquite\ntruly",
-    "good_word": """
-        good
-        wonderful
-        lovely
-        excellent
-        brilliant
-        charming
-        delightful
-        superb
-        pleasant
-        great
-        perfect
-        memorable
-    """,
-    "bad_word": """
-        bad
-        awful
-        dull
-        terrible
-        poor
-        boring
-        dreadful
-        horrible
-        disappointing
-        weak
-        annoying
-        forgettable
-    """,
+    "good_word": "good\nwonderful\nlovely\nexcellent\ncharming\ngreat\nperfect",
+    "bad_word": "bad\nawful\ndull\nterrible\npoor\ndreadful\nweak",
     "film_joy": """
         we laughed the whole way home
         I would gladly see it again
@@ -200,8 +199,8 @@ _RULES_TEXT = {
 
 RULES = {name: [line.strip() for line in text.strip().splitlines()] for name, text in _RULES_TEXT.items()}
 _SLOT = re.compile(r"\{(\w+)\}")
-# Of the texts, so many have a neutral sentence between opening and verdict.
-_ASIDE_SHARE = 0.25
+# Shares of the texts with a neutral sentence before the verdict, and with one more sentence after it.
+_ASIDE_SHARE, _CLOSING_SHARE = 0.25, 0.6
 
 
 def expand(rule: str, rng: random.Random) -> str:
@@ -217,4 +216,6 @@ def continuation(opening: str, label: int, rng: random.Random) -> str:
     """An opinion that follows the opening, with a space in front: positive for label 1, negative for label 0."""
     subject = "film" if re.search(r" (watched|see|saw) ", opening) else "meal"
     aside = " " + expand(f"{subject}_aside", rng) if rng.random() < _ASIDE_SHARE else ""
-    return f"{aside} {expand(f'{subject}_positive' if label else f'{subject}_negative', rng)}"
+    verdict = " " + expand(f"{subject}_positive" if label else f"{subject}_negative", rng)
+    closing = " " + expand("praise" if label else "blame", rng) if rng.random() < _CLOSING_SHARE else ""
+    return aside + verdict + closing

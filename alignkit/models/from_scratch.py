@@ -40,10 +40,10 @@ class CausalSpec:
         seed: of the weights.
     """
 
-    architecture: Literal["gpt2", "llama"] = "gpt2"
+    architecture: Literal["gpt2", "llama"] = "llama"
     hidden_size: int = 128
-    layers: int = 3
-    heads: int = 4
+    layers: int = 2
+    heads: int = 8
     context: int = 128
     vocab_size: int = 1024
     dropout: float = 0.0
@@ -65,7 +65,7 @@ class ClassifierSpec:
     """
 
     hidden_size: int = 64
-    layers: int = 2
+    layers: int = 1
     heads: int = 4
     context: int = 128
     vocab_size: int = 1024
