@@ -21,7 +21,7 @@ class ModuleReward:
 
     def __init__(self, module: PreTrainedModel, tokenizer: Any = None, max_length: int = 512, batch_size: int = 32):
         self.module = module.eval()
-        self.tokenizer = tokenizer or load_tokenizer(module.config._name_or_path)
+        self.tokenizer = tokenizer or load_tokenizer(module.config._name_or_path, padding_side="right")
         self.max_length = max_length
         self.batch_size = batch_size
         self.__name__ = str(module.config._name_or_path or type(module).__name__).rstrip("/").split("/")[-1]
@@ -37,6 +37,7 @@ class ModuleReward:
                 texts[start : start + self.batch_size],
                 return_tensors="pt",
                 padding=True,
+                padding_side="right",
                 truncation=True,
                 max_length=self.max_length,
             ).to(device)

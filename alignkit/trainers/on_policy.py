@@ -33,7 +33,7 @@ from alignkit.trainers.learned_callback import RewardStateCallback
 from alignkit.trainers.on_policy_config import OnPolicyConfig
 from alignkit.trainers.preparation import check_inputs, prepare_policy, with_saved_heads
 from alignkit.trainers.rollout import Batch, Rollout, joined, split
-from alignkit.trainers.rollout_log import check_log_probs, log_rollout
+from alignkit.trainers.rollout_log import check_log_probs, log_advantages, log_rollout
 from alignkit.trainers.scoring_rewards import call_rewards
 from alignkit.trainers.weights import WeightProbe
 
@@ -274,6 +274,7 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         check_log_probs(rollout, self._vllm_log_probs)
         kl = log_rollout(self, rollout)
         batch = self.shape(rollout)
+        log_advantages(self, batch)
         self.kl_controller.update(kl, self.args.generation_batch_size)
         return split(batch, self.args.steps_per_generation, self.args.gradient_accumulation_steps, self.accelerator)
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather_object
 
+from alignkit.advantages import masked_mean
 from alignkit.errors import AlignkitError
 from alignkit.text import excerpt
-from alignkit.trainers.rollout import Rollout
+from alignkit.trainers.rollout import Batch, Rollout
 
 if TYPE_CHECKING:
     from alignkit.trainers.on_policy import OnPolicyTrainer
@@ -71,6 +72,16 @@ def log_rollout(trainer: "OnPolicyTrainer", rollout: Rollout) -> float:
     return _mean(kl)
 
 
+def log_advantages(trainer: "OnPolicyTrainer", batch: Batch) -> None:
+    """Fill the completions table's column `advantage`: the mean over each completion's tokens, or, for a method without
+    advantages, the sum of its rewards."""
+    if "advantages" in batch:
+        per_row = masked_mean(batch["advantages"], batch["learn_mask"], dim=1)
+    else:
+        per_row = batch["rewards"].sum(1)
+    trainer._logs["advantages"].extend(trainer.accelerator.gather(per_row).tolist())
+
+
 def _mean(values: torch.Tensor) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
@@ -100,7 +111,6 @@ def _log_table(trainer: "OnPolicyTrainer", rollout: Rollout, rewards: torch.Tens
     logs["completion"].extend(gather_object(rollout.completions))
     for index, name in enumerate(trainer.reward_func_names):
         logs["rewards"][name].extend(rewards[:, index].tolist())
-    logs["advantages"].extend([None] * len(rewards))
     count = len(rollout.prompts)
     # every rank must gather the same columns in the same order
     for column in sorted(set(gather_object(list(trainer._pending_extra_logs)))):
