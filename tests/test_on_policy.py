@@ -53,7 +53,7 @@ def test_conversations_go_through_the_chat_template_and_come_back_as_messages(tm
     assert prompt == [{"role": "user", "content": "the film was"}]
     assert completion[0]["role"] == "assistant" and isinstance(completion[0]["content"], str)
     made = run.sample([talk[0]]).made
-    assert tokenizer.decode(made.prompt_ids[0][made.prompt_mask[0].bool()]).split() == "the film was . !".split()
+    assert tokenizer.decode(made.prompt_ids[0][made.prompt_mask[0].bool()]).split() == ["the", "film", "was", ".", "!"]
     assert run.evaluate()["eval_completions/mean_length"] > 0
 
 
