@@ -47,7 +47,8 @@ def duplicates(texts: Sequence[str]) -> float:
     >>> duplicates(["Good film.", "good  film."])
     0.5
     """
-    return 1 - len({" ".join(text.lower().split()) for text in texts}) / len(texts) if texts else 0.0
+    different = {" ".join(text.lower().split()) for text in texts}
+    return (len(texts) - len(different)) / len(texts) if texts else 0.0
 
 
 class DiversityMetric(TextMetric):
