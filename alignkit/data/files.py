@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from alignkit.data.reading import FORMATS, checked, concatenated, read_file, rename
+from alignkit.data.reading import FORMATS, check_splits, check_texts, concatenated, read_file, rename
 from alignkit.data.splitting import check_size, hold_out, limited
 from alignkit.errors import DataError
 
@@ -49,11 +49,11 @@ def load(
     else:
         splits = hold_out(train, validation_share)
     source = ", ".join(map(str, train_files[:3]))
-    return checked(limited(checked(splits, source), train_size, validation_size, seed), source)
+    return limited(check_splits(splits, source), train_size, validation_size, seed)
 
 
 def _read(files: list[Path], columns: dict[str, str] | None) -> Dataset:
-    parts = [rename(read_file(file), columns, str(file)) for file in files]
+    parts = [check_texts(rename(read_file(file), columns, str(file)), str(file)) for file in files]
     return concatenated(parts, ", ".join(map(str, files[:3])))
 
 
@@ -75,7 +75,7 @@ def _files(path: str | list[str], split: str) -> tuple[list[Path], list[Path]]:
     if not place.exists() and glob.has_magic(path):
         matches = sorted(Path(match) for match in glob.glob(str(place), recursive=True))
         if not matches:
-            raise DataError(f"no file fits the pattern {path!r} (it counts from {str(Path.cwd())!r})")
+            raise DataError(f"no file fits the pattern {path!r} (relative ones start at {str(Path.cwd())!r})")
         return matches, []
     return [place], []
 

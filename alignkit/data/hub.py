@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, get_dataset_split_names
 
 from alignkit.data.files import columns as check_numbers
-from alignkit.data.reading import FORMATS, checked, data_folders, read_file, read_hub, rename
+from alignkit.data.reading import FORMATS, check_splits, data_folders, read_file, read_hub, rename
 from alignkit.data.splitting import hold_out, limited
 from alignkit.errors import DataError
 
@@ -30,7 +30,7 @@ def load(
 ) -> DatasetDict:
     """Rows of a data set of the hub; all its columns stay, and reach the rewards by name.
 
-    A folder of ALIGNKIT_DATA that has `<name>/<train_split>.*`, or the last component of the name, is read instead.
+    A folder of that name, or of its last component, below ALIGNKIT_DATA is read instead; its files are the splits.
 
     Args:
         name: hub id, such as `stanfordnlp/imdb`.
@@ -45,9 +45,11 @@ def load(
         validation_size: keep at most so many rows.
         seed: of the order of the rows, not of the split.
     """
-    folder = _folder(name, train_split)
+    folder = _folder(name)
     if folder:
-        available = sorted({file.stem for file in folder.iterdir() if file.suffix.lower() in FORMATS})
+        available = sorted(_splits(folder))
+        if train_split not in available:
+            raise DataError(f"{str(folder)!r} has no split {train_split!r}; it has: {', '.join(available)}")
     else:
         train = read_hub(name, train_split, config, revision, wanted=f"{name}/{train_split}.parquet")
         available = get_dataset_split_names(name, config, revision=revision)
@@ -57,16 +59,22 @@ def load(
 
     def read(split: str) -> Dataset:
         if folder:
-            dataset = read_file(next(f for f in sorted(folder.glob(f"{split}.*")) if f.suffix.lower() in FORMATS))
+            dataset = read_file(_splits(folder)[split])
         else:
             dataset = train if split == train_split else read_hub(name, split, config, revision)
         return rename(dataset, columns, f"{name} ({split})")
 
     source = read(train_split)
     splits = DatasetDict(train=source, validation=read(other)) if other else hold_out(source, validation_share)
-    return checked(limited(checked(splits, name), train_size, validation_size, seed), name)
+    return limited(check_splits(splits, name), train_size, validation_size, seed)
 
 
-def _folder(name: str, train_split: str) -> Path | None:
+def _folder(name: str) -> Path | None:
     candidates = [folder / part for folder in data_folders() for part in (name, Path(name).name)]
-    return next((c for c in candidates if any(f.suffix.lower() in FORMATS for f in c.glob(f"{train_split}.*"))), None)
+    return next((candidate for candidate in candidates if _splits(candidate)), None)
+
+
+def _splits(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    return {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in FORMATS}

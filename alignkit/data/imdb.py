@@ -7,12 +7,12 @@ part is left alone.
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict
 
-from alignkit.data.reading import checked, read_named, require_columns
+from alignkit.data.reading import check_splits, read_named, require_columns
 from alignkit.data.splitting import check_size, held_out, limited
 from alignkit.errors import DataError
 
@@ -74,29 +74,28 @@ def load(
     reviews = {clean(text): int(label) for text, label in zip(raw["text"], raw["label"], strict=True)}
     texts = sorted(reviews)
     mask = held_out(texts, _SHARE)
-    splits: dict[str, Dataset] = {}
+    splits: dict[str, list[dict[str, Any]]] = {}
     for split, wanted in (("train", False), ("validation", True)):
         own = [text for text, out in zip(texts, mask, strict=True) if out is wanted]
+        rows: list[dict[str, Any]]
         if form == "prompts":
             rows = [opening(text, prompt_words, reference_words) | {"label": reviews[text]} for text in own]
             rows = [row for row in rows if row["reference"]]
-            if distinct_prompts and split == "validation":
-                rows = _unseen(rows, set(splits["train"]["prompt"]))
         elif form == "classification":
             shortest, longest = segment_words
             rows = []
             for text in own:
                 cut = segment(text, shortest, longest, segments, random.Random(f"{seed} {text}"))
                 rows += [{"text": cut, "label": reviews[text]}] if cut else []
-            rows = list({row["text"]: row for row in rows}.values())
         else:
             rows = [{"text": text} for text in own]
-        if split == "validation":
-            # Some reviews are copies of each other but for a few words.
-            seen = {_identity(row) for row in splits["train"]}
-            rows = [row for row in rows if _identity(row) not in seen]
-        splits[split] = Dataset.from_list(rows)
-    return checked(limited(DatasetDict(splits), train_size, validation_size, seed), "imdb")
+        splits[split] = list({_identity(row): row for row in rows}.values())
+    # Some reviews are copies of each other but for a few words, so that parts of them can be equal.
+    splits["validation"] = _unseen(splits["validation"], splits["train"], _identity)
+    if form == "prompts" and distinct_prompts:
+        splits["validation"] = _unseen(splits["validation"], splits["train"], lambda row: row["prompt"])
+    parts = DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
+    return limited(check_splits(parts, "imdb"), train_size, validation_size, seed)
 
 
 def clean(text: str) -> str:
@@ -130,9 +129,13 @@ def segment(text: str, shortest: int, longest: int, where: str, rng: random.Rand
     return " ".join(words[start : start + length])
 
 
-def _identity(row: Mapping[str, Any]) -> str:
+def _identity(row: dict[str, Any]) -> str:
     return row["text"] if "text" in row else row["prompt"] + row["reference"]
 
 
-def _unseen(rows: list[dict[str, Any]], seen: set[str]) -> list[dict[str, Any]]:
-    return list({row["prompt"]: row for row in rows if row["prompt"] not in seen}.values())
+def _unseen(
+    rows: list[dict[str, Any]], others: list[dict[str, Any]], key: Callable[[dict[str, Any]], str]
+) -> list[dict[str, Any]]:
+    """The rows whose key no other has, one for each key."""
+    seen = {key(row) for row in others}
+    return list({key(row): row for row in rows if key(row) not in seen}.values())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from datasets import Dataset, DatasetDict
 
 from alignkit.data.grammar import continuation, expand
-from alignkit.data.reading import checked
+from alignkit.data.reading import check_splits
 from alignkit.data.splitting import check_size, held_out
 from alignkit.errors import DataError
 
@@ -71,7 +71,7 @@ def load(
                 taken.add(opinion)
                 rows.append({"text": opinion.strip(), "label": label})
         splits[split] = Dataset.from_list(rows)
-    return checked(DatasetDict(splits), "quickstart")
+    return check_splits(DatasetDict(splits), "quickstart")
 
 
 def _openings() -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """Files and hub data sets into `datasets.Dataset`, with errors that say which file and what to do."""
 
 import difflib
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ def read_file(path: str | os.PathLike) -> Dataset:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise DataError(f"there is no file {str(path)!r}; check the path (it counts from {str(Path.cwd())!r})")
+        raise DataError(f"there is no file {str(path)!r}; check the path (relative ones start at {str(Path.cwd())!r})")
     if path.suffix.lower() not in FORMATS:
         raise DataError(
             f"{str(path)!r} ends in {path.suffix!r}, which is no known format; known: {', '.join(FORMATS)}. "
@@ -52,10 +53,14 @@ def read_file(path: str | os.PathLike) -> Dataset:
                 FORMATS[path.suffix.lower()], data_files=_literal(path), split="train", **options
             )
     except _READING_ERRORS as error:
+        if "no data" in str(error):
+            raise DataError(f"{str(path)!r} has no rows; write at least one") from error
         raise DataError(
             f"{str(path)!r} cannot be read as {FORMATS[path.suffix.lower()]}: {_cause(error)}. "
             "The file is damaged, cut short or of another format; write or fetch it again"
         ) from error
+    if path.suffix.lower() == ".txt":
+        loaded = loaded.filter(lambda row: bool(row["text"].strip()), load_from_cache_file=False)
     return _with_rows(loaded, str(path))
 
 
@@ -134,27 +139,39 @@ def require_columns(dataset: Dataset, names: Iterable[str], source: str) -> None
     if missing:
         raise DataError(
             f"{source} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
-            f"it has: {', '.join(dataset.column_names)}. Is this the right file?"
+            f"it has: {', '.join(dataset.column_names)}. Are these the right data?"
         )
 
 
-def checked(splits: DatasetDict, source: str) -> DatasetDict:
-    """The splits as they are, once each has rows and none has a null or an empty text where a model would read.
+def check_texts(dataset: Dataset, source: str) -> Dataset:
+    """The data set as it is, once no prompt and no text in it is null or empty.
 
     Raises:
-        DataError: names split, column and row.
+        DataError: names column and row, counted from 0.
+    """
+    for column in _TEXT_COLUMNS:
+        if column not in dataset.column_names:
+            continue
+        for row, value in enumerate(dataset[column]):
+            if value is None or (isinstance(value, str) and not value.strip()) or value == []:
+                raise DataError(f"{source}: row {row} has no {column} (got {value!r}); remove the row or fill it")
+    return dataset
+
+
+def check_splits(splits: DatasetDict, source: str) -> DatasetDict:
+    """The splits as they are, once each has rows and what a model reads in train is there in validation too.
+
+    Raises:
+        DataError: an empty split, or one without the prompts or texts of the other.
     """
     for split, dataset in splits.items():
         if len(dataset) == 0:
             raise DataError(
                 f"{source}: no row is left in {split!r}; loosen the settings that filter, or give more data"
             )
-        for column in _TEXT_COLUMNS:
-            if column not in dataset.column_names:
-                continue
-            for row, value in enumerate(dataset[column]):
-                if value is None or (isinstance(value, str) and not value.strip()) or value == []:
-                    raise DataError(f"{source}: row {row} of {split!r} has no {column} (got {value!r}); remove the row")
+        check_texts(dataset, f"{source} ({split})")
+    needed = [column for column in _TEXT_COLUMNS if column in splits["train"].column_names]
+    require_columns(splits["validation"], needed, f"the validation part of {source}")
     return splits
 
 
@@ -197,7 +214,8 @@ def _quiet():
     shown = datasets.utils.logging.is_progress_bar_enabled()
     verbosity = datasets.utils.logging.get_verbosity()
     datasets.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
+    # What goes wrong is in the exception; the log would say it a second time.
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from alignkit.data.reading import checked, read_named, require_columns
+from alignkit.data.reading import check_splits, read_named, require_columns
 from alignkit.data.splitting import check_size, limited
 
 HUB_ID = "stanfordnlp/sst2"
@@ -50,4 +50,4 @@ def load(
         taken |= set(kept)
         splits[split] = Dataset.from_dict({"text": kept, "label": [rows[text] for text in kept]})
     ordered = DatasetDict(train=splits["train"], validation=splits["validation"])
-    return checked(limited(ordered, train_size, validation_size, seed), "sst2")
+    return limited(check_splits(ordered, "sst2"), train_size, validation_size, seed)
