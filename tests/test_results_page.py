@@ -1,5 +1,6 @@
 """The results page says what the runs say: recomputed by hand here, and up to date in the repository."""
 
+import doctest
 import importlib.util
 import json
 import re
@@ -58,6 +59,10 @@ def test_the_table_holds_mean_and_spread_over_seeds(docs):
     assert expected in text
     assert "| before | | 0.500 ± 0.000 | – |" in text
     assert "![held-out reward against KL (nats)](results/sentiment.svg)" in text
+
+
+def test_the_examples_of_the_script_hold():
+    assert doctest.testmod(make_results).failed == 0
 
 
 def test_the_plot_shows_every_run_and_is_the_same_each_time(docs):

@@ -1,4 +1,4 @@
-"""Equations of the documentation become MathML in the page itself."""
+"""What the documentation's build does to pages: equations become MathML, examples in docstrings become code."""
 
 import html
 import importlib.util
@@ -8,12 +8,32 @@ from xml.etree import ElementTree
 
 import pytest
 
-pytest.importorskip("latex2mathml", reason="part of the docs extra")
+for module in ("latex2mathml", "griffe"):
+    pytest.importorskip(module, reason="part of the docs extra")
 
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("mathml", ROOT / "scripts" / "mathml.py")
-mathml = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(mathml)
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+mathml, doctest_blocks = script("mathml"), script("doctest_blocks")
+
+
+@pytest.mark.parametrize(
+    ("docstring", "shown"),
+    [
+        ("Adds.\n\n>>> 1 + 1\n2", "Adds.\n\n```pycon\n>>> 1 + 1\n2\n```"),
+        (">>> f(\n... )\n3\n\nMore.", "```pycon\n>>> f(\n... )\n3\n```\n\nMore."),
+        ("Says nothing.", "Says nothing."),
+    ],
+)
+def test_examples_in_docstrings_become_blocks(docstring, shown):
+    assert doctest_blocks.fenced(docstring) == shown
 
 
 def test_inline_and_block_equations_are_drawn():
