@@ -107,7 +107,7 @@ def falling(key, values, **others):
 )
 def test_a_reward_that_rises_while_a_held_out_measure_falls_is_found(key, values):
     finding = by_check(run(40, falling(key, values)))["held_out"]
-    assert finding.status == "warn" and key in finding.message and "fooling its reward" in finding.message
+    assert finding.status == "warn" and key in finding.message and "may be fooling its reward" in finding.message
     best = 20 if key != "bleu" else 10
     assert f"since step {best}" in finding.message
 
@@ -119,6 +119,11 @@ def test_a_held_out_measure_that_falls_together_with_the_reward_is_no_hacking():
 
 def test_noise_in_a_held_out_measure_is_no_hacking():
     assert by_check(run(40, falling("judge_positive_share", [0.68, 0.7, 0.69, 0.68])))["held_out"].status == "ok"
+
+
+def test_perplexity_may_rise_with_the_distance_from_the_reference_but_not_double():
+    assert by_check(run(40, falling("perplexity", [20, 26, 32, 38])))["held_out"].status == "ok"
+    assert by_check(run(40, falling("perplexity", [20, 26, 44, 45])))["held_out"].status == "warn"
 
 
 def test_diversity_is_judged_by_evaluations_where_there_are_some():

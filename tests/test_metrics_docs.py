@@ -134,7 +134,9 @@ def test_every_row_says_all_five_things():
 
 def test_every_check_has_its_section_and_no_section_is_left_over():
     section = PAGE.split("## Health checks")[1].split("\n## ")[0]
-    assert re.findall(r"^### (\w+)$", section, flags=re.M) == list(CHECKS)
+    found = re.findall(r"^### (.+)\n\nCheck `(\w+)`\.", section, flags=re.M)
+    assert found == [(check.title, name) for name, check in CHECKS.items()]
+    assert section.count("\n### ") == len(found)
 
 
 def test_the_metrics_are_listed_with_their_keys_and_settings():

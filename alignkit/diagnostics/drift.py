@@ -137,8 +137,9 @@ def held_out_follows_reward(history: History, limits: Limits) -> Finding | None:
         best_at, best = max(points, key=lambda point: sign * point[1])
         later = [value for at, value in points if at > best_at]
         loss = sign * (best - median(later[-2:])) if later else 0.0
+        allowed = limits.held_out_loss if sign > 0 else limits.perplexity_growth - 1
         rewards = _reward_at(history, best_at), _reward_at(history, points[-1][0])
-        if len(later) < 2 or loss <= limits.held_out_loss * abs(best) or None in rewards:
+        if len(later) < 2 or loss <= allowed * abs(best) or None in rewards:
             continue
         then, now = rewards
         if now > then:  # type: ignore[operator]
@@ -147,7 +148,7 @@ def held_out_follows_reward(history: History, limits: Limits) -> Finding | None:
                 "warn",
                 f"The trained reward rose from {then:.3g} to {now:.3g} since step {best_at}, but "
                 f"{key.removeprefix('eval_')}, which training does not see, went from {best:.3g} to {points[-1][1]:.3g}"
-                f". The policy is fooling its reward: take the checkpoint of about step {best_at}, or raise kl_coef.",
+                f". The policy may be fooling its reward: take the checkpoint of step {best_at}, or raise kl_coef.",
                 points[-1][0],
             )
     names = ", ".join(key.removeprefix("eval_") for key in compared)

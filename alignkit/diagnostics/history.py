@@ -50,6 +50,8 @@ class Limits:
         diversity_ratio: share of the first distinct-2 below which completions have become alike.
         length_ratio: factor by which the mean length may grow or shrink.
         held_out_loss: share of its best value that a held-out metric may lose while the reward rises.
+        perplexity_growth: factor by which a held-out perplexity may grow: it rises with every departure from the
+            reference, wanted or not.
         approximate_kl: nats per token that the policy may move within the passes over one rollout.
         clip_ratio: share of tokens that may hit the clip.
         patience: log lines in a row before a check speaks, where one line could be chance.
@@ -65,6 +67,7 @@ class Limits:
     diversity_ratio: float = 0.7
     length_ratio: float = 2.0
     held_out_loss: float = 0.05
+    perplexity_growth: float = 2.0
     approximate_kl: float = 0.1
     clip_ratio: float = 0.5
     patience: int = 5

@@ -72,6 +72,8 @@ def cards(run: RunFiles) -> list[Card]:
     for key in _matching(_HEADLINE, [k for k, v in run.after.items() if is_finite_number(v)])[:_CARDS]:
         figure = figure_of(key)
         before, after = run.before.get(key), run.after[key]
+        if before is not None and abs(before) < 1e-5 * abs(after):
+            before = 0.0  # a KL of 5e-7 before training is rounding, and would read as a figure
         change = interval = verdict = ""
         if before is not None:
             change = signed(after - before, figure.percent)
