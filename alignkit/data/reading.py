@@ -176,15 +176,23 @@ def check_splits(splits: DatasetDict, source: str) -> DatasetDict:
 
 
 def concatenated(parts: list[Dataset], source: str) -> Dataset:
-    """Several files as one data set.
+    """Several files as one data set, with the column types of the first.
 
     Raises:
-        DataError: their columns differ.
+        DataError: their columns differ, in name or in what they hold.
     """
     if len({tuple(sorted(part.column_names)) for part in parts}) > 1:
         listed = "; ".join(", ".join(part.column_names) for part in parts)
         raise DataError(f"the files of {source} have different columns ({listed}); give files of one kind")
-    return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    if len(parts) == 1:
+        return parts[0]
+    try:
+        with _quiet():
+            return concatenate_datasets([parts[0], *(part.cast(parts[0].features) for part in parts[1:])])
+    except (TypeError, *_READING_ERRORS) as error:
+        raise DataError(
+            f"the columns of the files of {source} differ in type: {_cause(error)}; make them alike"
+        ) from error
 
 
 _READING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError)
