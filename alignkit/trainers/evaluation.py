@@ -34,6 +34,7 @@ class EvaluationMixin:
             self.processing_class,
             max_new_tokens=self.args.max_completion_length,
             temperature=self.args.eval_temperature or self.temperature,
+            **(self.args.generation_kwargs or {}),
         )
         was_training = self.model.training
         self.model.eval()
