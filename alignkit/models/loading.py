@@ -128,7 +128,7 @@ def load_classifier(
     dtype: str | torch.dtype = "float32",
     **kwargs: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A sequence classifier in eval mode, and its tokenizer.
+    """A sequence classifier in eval mode, and its tokenizer, padding on the right.
 
     Args:
         name: see `resolve_model`.
@@ -155,7 +155,8 @@ def load_classifier(
     config = _checked_config(name, folder, trust_remote_code)
     if new_head:
         kwargs.update(num_labels=len(labels), id2label=labels, label2id={label: i for i, label in labels.items()})
-    tokenizer = load_tokenizer(folder, padding_side=None, trust_remote_code=trust_remote_code)
+    # On the left, padding would shift the learned positions of decoder-type classifiers.
+    tokenizer = load_tokenizer(folder, padding_side="right", trust_remote_code=trust_remote_code)
     model, report = _load(name, folder, AutoModelForSequenceClassification, kwargs)
     body = f"{model.base_model_prefix}."
     other_size = [key for key, *_ in report["mismatched_keys"]]

@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,11 @@ def explained(name: str | os.PathLike, folder: str, part: str) -> Iterator[None]
         yield
     except torch.OutOfMemoryError:
         raise
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"the {part} in {folder!r} is a pickle that is damaged or would run code, so it is not read. "
+            "Give weights in safetensors (save_pretrained writes them)"
+        ) from error
     except _LOADING_ERRORS as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
