@@ -126,9 +126,13 @@ def test_perplexity_may_rise_with_the_distance_from_the_reference_but_not_double
     assert by_check(run(40, falling("perplexity", [20, 26, 44, 45])))["held_out"].status == "warn"
 
 
-def test_diversity_is_judged_by_evaluations_where_there_are_some():
+def test_diversity_is_judged_in_evaluations_and_in_training():
     rows = run(40, falling("distinct_2", [0.6, 0.5, 0.4, 0.3]), **{"completions/distinct_2": 0.5})
-    assert "from 0.60 to 0.30" in by_check(rows)["diversity"].message
+    assert "on held-out prompts fell from 0.60 to 0.30" in by_check(rows)["diversity"].message
+    # evaluations that began when all was lost already do not hide the fall
+    fallen = {"completions/distinct_2": lambda step: 0.8 / step}
+    rows = run(40, falling("distinct_2", [0.2, 0.2, 0.2, 0.2]), **fallen)
+    assert "in training fell from 0.40 to 0.02" in by_check(rows)["diversity"].message
     rows = run(40, falling("duplicates", [0.0, 0.1, 0.2, 0.4], distinct_2=0.6))
     assert "duplicates rose from 0.00 to 0.40" in by_check(rows)["diversity"].message
 

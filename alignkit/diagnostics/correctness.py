@@ -44,7 +44,10 @@ def kl_at_start(history: History, limits: Limits) -> Finding | None:
     step, kl = points[0]
     if abs(kl) <= limits.kl_at_start:
         return Finding(
-            "kl_at_start", "ok", f"Policy and reference began as one model (KL {kl:.2g} nats per token).", step
+            "kl_at_start",
+            "ok",
+            f"Policy and reference began as one model (KL {abs(kl) if abs(kl) >= 1e-4 else 0:.2g} nats per token).",
+            step,
         )
     return Finding(
         "kl_at_start",

@@ -67,18 +67,21 @@ def entropy_in_bounds(history: History, limits: Limits) -> Finding | None:
 
 def diversity_holds(history: History, limits: Limits) -> Finding | None:
     """Completions for different prompts stay different."""
-    evaluated = len(history.points("eval_distinct_2")) > 1
-    key = "eval_distinct_2" if evaluated else "completions/distinct_2"
-    points = history.points(key)
     # every evaluation takes the same prompts and seed, so two of them can be compared; batches need an average
-    pair = (points[0][1], points[-1][1]) if evaluated else history.start_and_now(key)
-    if pair is None:
+    held_out = history.points("eval_distinct_2")
+    pairs = {
+        "on held-out prompts": (held_out[0][1], held_out[-1][1]) if len(held_out) > 1 else None,
+        "in training": history.start_and_now("completions/distinct_2"),
+    }
+    known = {where: pair for where, pair in pairs.items() if pair is not None}
+    if not known:
         return None
-    start, now = pair
-    step = points[-1][0]
-    signs = []
-    if now < limits.diversity_ratio * start:
-        signs.append(f"distinct-2 fell from {start:.2f} to {now:.2f}")
+    step = history.step
+    signs = [
+        f"distinct-2 {where} fell from {start:.2f} to {now:.2f}"
+        for where, (start, now) in known.items()
+        if now < limits.diversity_ratio * start
+    ]
     for name, words, allowed in (("duplicates", "duplicates rose", 0.1), ("self_bleu", "self-BLEU rose", 0.25)):
         seen = history.points(f"eval_{name}")
         if len(seen) > 1 and seen[-1][1] > seen[0][1] + allowed:
@@ -94,6 +97,7 @@ def diversity_holds(history: History, limits: Limits) -> Finding | None:
             "answer that always pays. Raise kl_coef or entropy_coef, or reward variety.",
             step,
         )
+    start, now = next(iter(known.values()))
     return Finding("diversity", "ok", f"Completions stay varied: distinct-2 {start:.2f} at first, {now:.2f} now.", step)
 
 
@@ -176,7 +180,7 @@ def critic_explains(history: History, limits: Limits) -> Finding | None:
     if len(points) < 4 * limits.patience:
         return None
     step, now = points[-1][0], median(history.newest("value/explained_variance", limits.patience))
-    if now < 0:
+    if now < limits.explained_variance:
         return Finding(
             "critic",
             "warn",

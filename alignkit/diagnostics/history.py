@@ -52,6 +52,7 @@ class Limits:
         held_out_loss: share of its best value that a held-out metric may lose while the reward rises.
         perplexity_growth: factor by which a held-out perplexity may grow: it rises with every departure from the
             reference, wanted or not.
+        explained_variance: of the critic; a little below 0 is noise.
         approximate_kl: nats per token that the policy may move within the passes over one rollout.
         clip_ratio: share of tokens that may hit the clip.
         patience: log lines in a row before a check speaks, where one line could be chance.
@@ -68,6 +69,7 @@ class Limits:
     length_ratio: float = 2.0
     held_out_loss: float = 0.05
     perplexity_growth: float = 2.0
+    explained_variance: float = -0.05
     approximate_kl: float = 0.1
     clip_ratio: float = 0.5
     patience: int = 5

@@ -83,7 +83,7 @@ def _side(row: Row | None) -> Side | None:
     if is_finite_number(row.get("length")):
         facts.append(f"{row['length']:.0f} tokens")
     if is_finite_number(row.get("kl")):
-        facts.append(f"KL {written(row['kl'])}")
+        facts.append(f"KL {written(round(row['kl'], 2))}")
     scores = row.get("rewards") or {}
     shown = [(readable(str(name)), written(score)) for name, score in scores.items()] if len(scores) > 1 else []
     reward = written(row["reward"]) if is_finite_number(row.get("reward")) else ""

@@ -172,7 +172,7 @@ def _line(label: str, style: str, points: Points, x_axis: _Axis, y_axis: _Axis, 
     if len(points) == 1 or style == "held-out":
         line.dots = _dots(shown, x_axis, y_axis)
     line.values = json.dumps(
-        [[round(x_axis.place(x), 2), written(round(x)), written(y, figure.percent)] for x, y in shown],
+        [[round(x_axis.place(x), 2), f"{round(x):,}", written(y, figure.percent)] for x, y in shown],
         ensure_ascii=False,
     )
     return line

@@ -134,6 +134,8 @@ def signed(value: float, percent: bool = False) -> str:
     >>> signed(0.25), signed(-0.0312, percent=True)
     ('+0.250', '−3.1 points')
     """
+    if value == 0:
+        return "±0"
     text = written(value, percent).replace("%", " points")
     return text if value < 0 else f"+{text}"
 
