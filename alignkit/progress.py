@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections import defaultdict, deque
+from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def short_number(value: float) -> str:
     ('0.512', '12.3', '1234', '1.00e-05')
     """
     size = abs(value)
+    if size < 1e-6:  # rounding, such as the KL of a model to itself
+        return "0"
     if size >= 1e6 or 0 < size < 1e-3:
         return f"{value:.2e}"
     return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
@@ -106,21 +109,38 @@ class ProgressCallback(TrainerCallback):
         """Take the place of transformers' own progress bar and printer."""
         for host in (HostProgressCallback, PrinterCallback):
             trainer.remove_callback(host)
+        train = trainer.train
+
+        @wraps(train)
+        def train_and_close(*args: Any, **kwargs: Any) -> Any:
+            # no event tells a callback that training raised, and a live view left open garbles the terminal
+            try:
+                return train(*args, **kwargs)
+            finally:
+                self.close()
+
+        trainer.train = train_and_close
+
+    def close(self) -> None:
+        """End the live view and give the terminal back."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.started = self._last_step_end = time.monotonic()
         if state.is_world_process_zero and self.console.is_terminal:
-            self.live = Live(self._view(state), console=self.console, refresh_per_second=4, transient=True)
+            # drawn anew by the clock, so that the time goes on while a step takes long
+            view = partial(self._view, state)
+            self.live = Live(get_renderable=view, console=self.console, refresh_per_second=2, transient=True)
             self.live.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.monotonic()
         self.step_times.append(now - self._last_step_end)
         self._last_step_end = now
-        if self.live is not None:
-            self.live.update(self._view(state))
 
     def on_log(
         self,
@@ -135,18 +155,14 @@ class ProgressCallback(TrainerCallback):
                 self.history[key].append(float(value))
         if not state.is_world_process_zero:
             return
-        if self.live is not None:
-            self.live.update(self._view(state))
-        elif self.started:
+        if self.live is None and self.started:
             self._print_line(state, logs or {})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.live is not None:
-            self.live.update(self._view(state))
-            self.live.stop()
-            self.live = None
+            self.close()
             self.console.print(self._view(state))
         elif state.is_world_process_zero:
             took = duration(time.monotonic() - self.started)
@@ -180,11 +196,12 @@ class ProgressCallback(TrainerCallback):
         head = Table.grid(padding=(0, 2))
         left = self._seconds_left(state)
         elapsed = duration(time.monotonic() - self.started)
+        time_left = f", {duration(left)} left" if left else ""
         head.add_row(
             Text("training", style="bold"),
             ProgressBar(total=total, completed=min(state.global_step, total), width=30),
             Text(f"step {state.global_step} of {state.max_steps}"),
-            Text(f"{elapsed} gone" + (f", {duration(left)} left" if left is not None else ""), style="dim"),
+            Text(elapsed + time_left, style="dim"),
         )
         figures = Table.grid(padding=(0, 2))
         figures.add_column(justify="right", style="dim")

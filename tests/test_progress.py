@@ -40,7 +40,7 @@ def test_a_sparkline_shows_the_shape_and_averages_what_does_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0.000"), (1.0, "1.00"), (-0.25, "-0.250"), (99.94, "99.9"), (2.5e7, "2.50e+07")]
+    ("value", "text"), [(0.0, "0"), (3e-7, "0"), (1.0, "1.00"), (-0.25, "-0.250"), (99.94, "99.9"), (2.5e7, "2.50e+07")]
 )
 def test_numbers_are_short(value, text):
     assert short_number(value) == text
@@ -67,6 +67,16 @@ def test_on_a_terminal_there_is_one_live_view(tmp_path):
     last = shown[shown.rindex("training") :]
     assert "step 4 of 4" in last and "from" in last and any(bar in last for bar in "▁▄█")
     assert progress.live is None
+
+
+def test_a_training_that_raises_gives_the_terminal_back(tmp_path):
+    progress = ProgressCallback(console(True))
+    trainer = tiny_trainer(tmp_path, [progress])
+    trainer.train_dataset[0].pop("labels")
+    with pytest.raises(Exception, match=r"labels|loss"):
+        trainer.train()
+    assert progress.live is None
+    assert "\x1b[?25h" in progress.console.file.getvalue()  # the cursor is shown again
 
 
 def test_it_takes_the_place_of_the_host_librarys_output(tmp_path, capsys):
