@@ -1,7 +1,10 @@
 """The table of data sets, their settings, and held-out splits."""
 
+import dataclasses
 import inspect
 import random
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -13,6 +16,7 @@ from alignkit.data import DATASETS, data_problems, data_settings, known_columns,
 from alignkit.data.settings import fits, setting_problems
 from alignkit.data.splitting import held_out, hold_out, limited
 from alignkit.errors import DataError
+from alignkit.models.from_scratch import CausalSpec, ClassifierSpec
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -23,6 +27,31 @@ def test_every_setting_of_every_data_set_is_typed_and_described(name):
         assert parameter.annotation is not inspect.Parameter.empty
         assert f"{setting}:" in load, f"{name}.{setting} is not explained"
     assert DATASETS[name].description
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_page_on_data_lists_every_setting_with_its_default(name):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+    listed = dict(re.findall(r"^\| `(\w+)` \| *(?:`([^|]*)`)? *\|", section, flags=re.M))
+    parameters = data_settings(name).parameters
+    required = inspect.Parameter.empty
+    assert listed == {n: "" if p.default is required else repr(p.default) for n, p in parameters.items()}
+
+
+@pytest.mark.parametrize("kind", [CausalSpec, ClassifierSpec])
+def test_the_page_on_data_lists_the_shape_of_a_new_model(kind):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = page.split("\n## Models from nothing\n")[1]
+    column = 1 if kind is CausalSpec else 2
+    rows = [
+        [cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in section.splitlines() if row[:3] == "| `"
+    ]
+    listed = {row[0]: row[column] for row in rows if row[column]}
+    assert listed == {
+        field.name: f"{field.default:g}" if field.name != "architecture" else field.default
+        for field in dataclasses.fields(kind)
+    }
 
 
 def test_an_unknown_data_set_is_met_with_the_nearest_name():
