@@ -27,7 +27,7 @@ def trainer(folder, model=None, reward=good_words, train=None, **settings):
     named = {key: settings.pop(key) for key in ("peft_config", "metrics", "callbacks") if key in settings}
     defaults = dict(
         output_dir=str(folder), per_device_train_batch_size=8, max_completion_length=6, max_steps=4, logging_steps=1,
-        report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", learning_rate=1e-3, seed=0,
+        report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", learning_rate=5e-4, seed=0,
     )  # fmt: skip
     args = PPOConfig(**{**defaults, **settings})
     model = tiny_causal_lm() if model is None else model
@@ -337,3 +337,15 @@ def test_evaluation_is_the_same_twice_and_leaves_training_alone(tmp_path):
     assert torch.equal(state, torch.get_rng_state())
     assert {"eval_reward", "eval_kl", "eval_completions/mean_length"} <= first.keys()
     assert [row["prompt"] for row in run.eval_rows] == run.eval_dataset["prompt"]
+
+
+def test_the_critic_starts_at_the_mean_return_and_learns_at_its_own_rate(tmp_path):
+    run = trainer(tmp_path, reward=lambda prompts, completions, **_: [3.0] * len(completions), kl_coef=0.0)
+    rollout = run.score(run.sample([run.train_dataset[i] for i in range(8)]))
+    batch = run.shape(rollout)
+    torch.testing.assert_close(batch["old_values"], 3.0 * batch["completion_mask"])
+    torch.testing.assert_close(batch["advantages"], torch.zeros_like(batch["advantages"]))
+    run.create_optimizer()
+    rates = {id(p): g["lr"] for g in run.optimizer.param_groups for p in g["params"]}
+    for name, parameter in run.model.named_parameters():
+        assert rates[id(parameter)] == (1e-3 if "value_head" in name else run.args.learning_rate)

@@ -76,6 +76,8 @@ class OnPolicyConfig(GRPOConfig):
         target_kl_stop: sample anew, without finishing `num_iterations`, once the policy is this far (nats per
             token) from the one that sampled.
         reference_column: data column with the text that metrics and the MLE term take as reference.
+        value_learning_rate: learning rate of the critic (value head, learned baseline, separate critic); None takes the
+            policy's, which is usually far too slow for a head that starts from nothing.
         rl_weight: lambda in `lambda * RL loss + (1 - lambda) * MLE of the reference` (hybrid training); 1 is pure RL.
         eval_seed: seed of sampling in evaluation; it does not disturb training.
         eval_temperature: sampling temperature in evaluation; None takes `temperature`.
@@ -96,6 +98,7 @@ class OnPolicyConfig(GRPOConfig):
     whiten_advantages: bool = field(default=True, metadata={"help": "Scale advantages to mean 0, variance 1."})
     target_kl_stop: float | None = field(default=None, metadata={"help": "Nats per token that end a rollout's use."})
     reference_column: str = field(default="reference", metadata={"help": "Column with the reference text."})
+    value_learning_rate: float | None = field(default=1e-3, metadata={"help": "Learning rate of the critic."})
     rl_weight: float = field(default=1.0, metadata={"help": "Weight of the RL loss; the rest goes to the MLE loss."})
     eval_seed: int = field(default=1234, metadata={"help": "Seed of sampling in evaluation."})
     eval_temperature: float | None = field(default=None, metadata={"help": "Temperature in evaluation."})

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from alignkit.advantages import gae, moments, whiten
+from alignkit.advantages import gae, moments, returns_to_go, whiten
 from alignkit.losses import clipped_policy_loss, clipped_value_loss, probability_ratio
 from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
+from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.ppo_config import PPOConfig
 from alignkit.trainers.ptx import PtxText
@@ -15,7 +16,7 @@ from alignkit.trainers.references import ReferencesMixin
 from alignkit.trainers.rollout import Batch, Rollout
 
 
-class PPOTrainer(ReferencesMixin, OnPolicyTrainer):
+class PPOTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
     """The on-policy base with a value head, GAE, and clipped policy and value losses (Schulman et al. 2017).
 
     The KL to the reference is part of each token's reward (Ziegler et al. 2019). Takes `OnPolicyTrainer`'s arguments
@@ -49,9 +50,11 @@ class PPOTrainer(ReferencesMixin, OnPolicyTrainer):
         """Add (B, T) `old_values`, `returns` and `advantages`."""
         batch = super().shape(rollout)
         mask = batch["learn_mask"]
-        rewards, values = batch["rewards"], rollout.made.values
+        rewards = batch["rewards"]
         if self.args.whiten_rewards:
             rewards = whiten(rewards, mask, self.accelerator.reduce(moments(rewards, mask)), shift_mean=False)
+        self.start_values(rollout, returns_to_go(rewards, mask, self.args.gamma), mask)
+        values = rollout.made.values
         advantages, returns = gae(rewards, values, mask, self.args.gamma, self.args.lam)
         self._metrics["train"]["returns/mean"].append(self.global_mean(returns, mask))
         if self.args.whiten_advantages:

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from alignkit.advantages import explained_variance
 from alignkit.decoding.prompts import pad_right
 from alignkit.models.scoring import Scores
 from alignkit.text import completion_text
@@ -39,11 +38,3 @@ class ReferencesMixin:
         scale = self.args.gradient_accumulation_steps
         self._metrics["train"]["mle_loss"].append(self.accelerator.gather(mle.detach() * scale).mean().item())
         return self.args.rl_weight * loss + (1 - self.args.rl_weight) * mle
-
-    def watch_values(self: Any, values: torch.Tensor, batch: Batch, value_loss: torch.Tensor) -> None:
-        """Log the critic: its loss, its mean, and how much of the returns' variance it explains."""
-        mask, log = batch["learn_mask"], self._metrics["train"]
-        log["value_loss"].append(self.global_mean(value_loss, mask))
-        log["value/mean"].append(self.global_mean(values, mask))
-        explained = explained_variance(batch["old_values"], batch["returns"], mask)
-        log["value/explained_variance"].append(self.accelerator.gather(explained).mean().item())

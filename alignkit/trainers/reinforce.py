@@ -8,6 +8,7 @@ import torch
 from alignkit.advantages import leave_one_out, moments, returns_to_go, whiten
 from alignkit.errors import ConfigError
 from alignkit.losses import reinforce_loss
+from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.on_policy_config import OnPolicyConfig
 from alignkit.trainers.references import ReferencesMixin
@@ -48,7 +49,7 @@ class ReinforceConfig(OnPolicyConfig):
             )
 
 
-class ReinforceTrainer(ReferencesMixin, OnPolicyTrainer):
+class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
     """The on-policy base with advantage = return - baseline and the loss `-A log pi` (Williams 1992)."""
 
     _tag_names = ["alignkit", "reinforce"]  # noqa: RUF012
@@ -67,6 +68,8 @@ class ReinforceTrainer(ReferencesMixin, OnPolicyTrainer):
         batch = super().shape(rollout)
         mask = batch["learn_mask"]
         returns = returns_to_go(batch["rewards"], mask, self.args.gamma)
+        if self.uses_values:
+            self.start_values(rollout, returns, mask)
         advantages = (returns - self._baseline(rollout, returns, mask)) * mask
         log = self._metrics["train"]
         log["returns/mean"].append(self.global_mean(returns, mask))

@@ -1,0 +1,62 @@
+"""How the critic learns: where it starts, how fast, and what the log says of it."""
+
+from typing import Any
+
+import torch
+
+from alignkit.advantages import explained_variance
+from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
+from alignkit.trainers.rollout import Batch, Rollout
+
+
+class CriticMixin:
+    """For trainers with a value head: a learning rate of its own, and a start at the mean return.
+
+    A head that starts at zero must first learn the level of the returns, and at the policy's learning rate it does so
+    for hundreds of steps, through directions of the hidden state that say nothing. So the first rollout's mean return
+    becomes its bias, and `value_learning_rate` lets it move faster than the policy may.
+    """
+
+    def create_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's optimiser, with the critic's weights in a group of their own."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
+        rate = self.args.value_learning_rate
+        if fresh and self.uses_values and rate is not None:
+            critic = {id(p) for name, p in self.model.named_parameters() if _is_critic(name) and p.requires_grad}
+            moved = []
+            for group in optimizer.param_groups:
+                moved += [p for p in group["params"] if id(p) in critic]
+                group["params"] = [p for p in group["params"] if id(p) not in critic]
+            optimizer.add_param_group({"params": moved, "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    def start_values(self: Any, rollout: Rollout, returns: torch.Tensor, mask: torch.Tensor) -> None:
+        """Let an untouched head begin at the mean return, and the values of this rollout with it."""
+        if self.state.global_step:
+            return
+        head = _unwrapped(self).value_head
+        head = head.modules_to_save[head.active_adapters[0]] if hasattr(head, "modules_to_save") else head
+        if head.linear.weight.detach().abs().sum() or head.linear.bias.detach().abs().sum():
+            return  # restored from a checkpoint
+        level = self.global_mean(returns, mask)
+        with torch.no_grad():
+            head.linear.bias.fill_(level)
+        rollout.made.values = rollout.made.values + level * rollout.made.completion_mask
+
+    def watch_values(self: Any, values: torch.Tensor, batch: Batch, value_loss: torch.Tensor) -> None:
+        """Log the critic: its loss, its mean, and how much of the returns' variance it explained while sampling."""
+        mask, log = batch["learn_mask"], self._metrics["train"]
+        log["value_loss"].append(self.global_mean(value_loss, mask))
+        log["value/mean"].append(self.global_mean(values, mask))
+        explained = explained_variance(batch["old_values"], batch["returns"], mask)
+        log["value/explained_variance"].append(self.accelerator.gather(explained).mean().item())
+
+
+def _is_critic(name: str) -> bool:
+    return f"{HEAD_NAME}." in name or f"{CRITIC_NAME}." in name
+
+
+def _unwrapped(trainer: Any) -> Any:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
