@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from alignkit.errors import RecipeError
 from alignkit.recipe.checks import SECTIONS, check_sections
 from alignkit.recipe.kinds import TRAINERS, TrainerKind
-from alignkit.recipe.reading import apply_overrides, read_recipe
+from alignkit.recipe.reading import apply_overrides, dump_yaml, read_recipe
 
 __all__ = ["TRAINERS", "Recipe", "RecipeError", "TrainerKind", "load_recipe"]
 
@@ -106,7 +104,7 @@ class Recipe:
     def to_yaml(self, header: str = "") -> str:
         """The recipe as it was resolved: a file that `load_recipe` reads again. `header` becomes comment lines."""
         comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
-        return comment + yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+        return comment + dump_yaml(self.to_dict())
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: bool = True) -> Recipe:

@@ -134,12 +134,14 @@ def check_rewards(rewards: dict[str, Any], kind: TrainerKind | None, allow_code:
             problems.append(f"{where}.use: expected the name of a reward, got {describe(target)}")
             continue
         given = {key: value for key, value in spec.items() if key not in REWARD_KEYS}
-        problems += check_reward_parameters(where, target, given, allow_code)
+        problems += check_reward_parameters(where, target, given, allow_code, REWARD_KEYS)
     return problems
 
 
-def check_reward_parameters(where: str, target: str, given: dict[str, Any], allow_code: bool) -> list[str]:
-    """Whether a reward exists and takes these parameters; it is not constructed."""
+def check_reward_parameters(
+    where: str, target: str, given: dict[str, Any], allow_code: bool, own: tuple[str, ...]
+) -> list[str]:
+    """Whether a reward exists and takes these parameters; it is not constructed. `own` are the entry's other keys."""
     from alignkit.registry import find_reward
 
     try:
@@ -147,10 +149,10 @@ def check_reward_parameters(where: str, target: str, given: dict[str, Any], allo
     except AlignkitError as error:
         return [f"{where}: {error}"]
     if isinstance(found, type):
-        return _check_parameters(where, f"reward {target!r}", given, _parameters(found))
+        return _check_parameters(where, f"reward {target!r}", given, _parameters(found), own=own)
     if given and inspect.isroutine(found):
         keywords = {k: v for k, v in _parameters(found).items() if k not in ("prompts", "completions")}
-        return _check_parameters(where, f"reward {target!r}", given, keywords, demand=False)
+        return _check_parameters(where, f"reward {target!r}", given, keywords, demand=False, own=own)
     if given:
         return [f"{where}: reward {target!r} is a ready object and takes no parameters, got {', '.join(given)}"]
     return []
@@ -181,7 +183,7 @@ def check_evaluation(evaluation: dict[str, Any], allow_code: bool) -> list[str]:
             if (wrong := misfit(spec.get("positive_above"), float | None)) is not None:
                 problems.append(f"{where}.positive_above: {wrong}")
             given = {key: value for key, value in spec.items() if key not in METRIC_REWARD_KEYS}
-            problems += check_reward_parameters(where, spec["reward"], given, allow_code)
+            problems += check_reward_parameters(where, spec["reward"], given, allow_code, METRIC_REWARD_KEYS)
         elif use != "reward" and use not in METRICS:
             problems.append(f"{where}: there is no metric {use!r}{did_you_mean(use, [*METRICS, 'reward'], 99)}")
         elif use in METRICS:
@@ -216,9 +218,9 @@ def check_extras(content: dict[str, Any], kind: TrainerKind | None) -> list[str]
     if quantization is not None:
         from transformers import BitsAndBytesConfig
 
-        problems += _check_parameters(
-            "quantization", "BitsAndBytesConfig", quantization, _parameters(BitsAndBytesConfig)
-        )
+        # its **kwargs would swallow a misspelt setting
+        named = {n: p for n, p in _parameters(BitsAndBytesConfig).items() if p.kind is not p.VAR_KEYWORD}
+        problems += _check_parameters("quantization", "BitsAndBytesConfig", quantization, named)
         if adapter is None:
             problems.append(
                 "quantization: quantised weights do not train; add an adapter, for example adapter: {r: 16}"
@@ -270,15 +272,30 @@ def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _check_parameters(
-    where: str, owner: str, given: dict[str, Any], parameters: dict[str, inspect.Parameter], demand: bool = True
+    where: str,
+    owner: str,
+    given: dict[str, Any],
+    parameters: dict[str, inspect.Parameter],
+    *,
+    demand: bool = True,
+    own: tuple[str, ...] = (),
 ) -> list[str]:
-    """Names against a signature; `demand` also asks for the parameters without a default."""
+    """Names against a signature.
+
+    Args:
+        where: the section, for messages.
+        owner: what has the signature, for messages.
+        given: the settings.
+        parameters: of the signature.
+        demand: whether to ask for parameters without a default.
+        own: keys that the section takes besides, for suggestions.
+    """
     accepts_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     named = {n: p for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
     problems = []
     for key in given:
         if key not in named and not accepts_all:
-            known = did_you_mean(key, named) or ("" if named else "; it has none")
+            known = did_you_mean(key, [*named, *own]) or ("" if named else "; it has none")
             problems.append(f"{where}: {owner} has no parameter {key!r}{known}")
     for key in _missing(given, named) if demand else ():
         problems.append(f"{where}: {owner} needs the parameter {key!r}")

@@ -41,8 +41,17 @@ _SCALARS = {
         "-+.0123456789",
     ),
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that `_Loader` would read as something else."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+
 for _name, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_first))
+    for _reader_or_writer in (_Loader, _Dumper):
+        _reader_or_writer.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), list(_first))
 
 
 def parse_yaml(text: str) -> Any:
@@ -52,6 +61,16 @@ def parse_yaml(text: str) -> Any:
     {'learning_rate': 1e-05, 'save_strategy': 'no', 'steps': 1000}
     """
     return yaml.load(text, Loader=_Loader)
+
+
+def dump_yaml(value: Any) -> str:
+    """The value as YAML that `parse_yaml` reads back, keys in their order.
+
+    >>> print(dump_yaml({"steps": 2, "word": "1e-5"}).strip())
+    steps: 2
+    word: '1e-5'
+    """
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

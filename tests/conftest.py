@@ -1,0 +1,37 @@
+"""What several test files share: the two models that the quickstart's PPO recipe starts from, in a tiny form."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+TINY_DATA = ["data.train_size=64", "data.validation_size=16"]
+TINY_SHAPE = ["model.scratch.hidden_size=16", "model.scratch.layers=1", "model.scratch.heads=2"]
+
+
+@pytest.fixture(scope="session")
+def tiny_quickstart(tmp_path_factory):
+    """Overrides that make recipes/quickstart.yaml run in a second: two trained models of the shape of the real ones."""
+    from alignkit.recipe import load_recipe
+    from alignkit.run import run_recipe
+
+    folder = tmp_path_factory.mktemp("tiny_quickstart")
+    steps = ["training.max_steps=3", "training.logging_steps=1"]
+    for name in ("lm", "classifier"):
+        overrides = [*TINY_DATA, *TINY_SHAPE, *steps, f"training.output_dir={folder / name}"]
+        run_recipe(load_recipe(RECIPES / "quickstart" / f"{name}.yaml", overrides))
+    return [
+        *TINY_DATA,
+        f"model={folder / 'lm' / 'model'}",
+        f"rewards.sentiment.model={folder / 'classifier' / 'model'}",
+        "evaluation.prompts=4",
+        "training.max_steps=4",
+        "training.per_device_train_batch_size=8",
+        "training.num_iterations=2",
+        "training.max_completion_length=8",
+        "training.eval_steps=2",
+    ]
