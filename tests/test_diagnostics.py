@@ -137,6 +137,11 @@ def test_diversity_is_judged_in_evaluations_and_in_training():
     assert "duplicates rose from 0.00 to 0.40" in by_check(rows)["diversity"].message
 
 
+def test_a_critic_is_not_blamed_when_there_is_nothing_left_to_predict():
+    solved = {"reward_std": lambda step: 0.5 / step, "value/explained_variance": -0.9}
+    assert by_check(run(**solved))["critic"].status == "ok"
+
+
 def test_checks_without_their_figures_stay_silent():
     assert review([{"step": 5, "train_runtime": 3.0}]) != []  # a runtime is a figure, and finite
     assert review([{"step": 1}]) == [] and review([]) == []

@@ -109,7 +109,7 @@ def reward_varies(history: History, limits: Limits) -> Finding | None:
             step,
         )
     return Finding(
-        "reward_variance", "ok", f"Rewards differ between completions (standard deviation {spread[-1]:.3g}).", step
+        "reward_variance", "ok", f"Rewards differ between completions (standard deviation {max(spread):.3g}).", step
     )
 
 

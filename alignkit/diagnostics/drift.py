@@ -180,6 +180,10 @@ def critic_explains(history: History, limits: Limits) -> Finding | None:
     if len(points) < 4 * limits.patience:
         return None
     step, now = points[-1][0], median(history.newest("value/explained_variance", limits.patience))
+    spread = history.start_and_now("reward_std")
+    if spread is not None and spread[1] < 0.5 * spread[0]:
+        # of a variance that has gone, nobody can explain a share
+        return Finding("critic", "ok", "Rewards differ far less than at first; there is little left to predict.", step)
     if now < limits.explained_variance:
         return Finding(
             "critic",

@@ -61,7 +61,7 @@ class Limits:
     kl_at_start: float = 0.01
     log_prob_gap: float = 0.01
     kl_per_token: float = 1.5
-    reward_std: float = 1e-8
+    reward_std: float = 1e-6
     weights_delta: float = 1e-7
     entropy_ratio: float = 0.15
     entropy_growth: float = 2.0

@@ -60,6 +60,7 @@ def render_report(run: RunFiles) -> str:
         opening=opening,
         folded=folded,
         pairs=pairs(run),
+        classifier="accuracy" in run.after and "reward" not in run.after,
         scatter=scatter,
         scatter_words=scatter_words,
         diversity=varied,

@@ -21,6 +21,10 @@ _CURVES = (
     *("loss", "accuracy", "*_positive_share"),
 )
 _CARDS = 6
+# Without an interval, a change by less than this share of the figure is not called better or worse.
+_TELLING = 0.1
+# Learning from text makes a model less random, and that is what it is for; only a reward can push it too far.
+_NEUTRAL = {"distinct_1", "distinct_2", "distinct_3", "self_bleu", "repetition", "looping", "duplicates"}
 _NO_CURVE = {"step", "epoch", "time", "total_flos", "train_runtime", "train_loss", "num_input_tokens_seen"}
 _NO_CURVE |= {"train_samples_per_second", "train_steps_per_second", "train_tokens_per_second"}
 _NO_CURVE |= {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
@@ -69,7 +73,10 @@ def _matching(patterns: Iterable[str], keys: Iterable[str]) -> list[str]:
 def cards(run: RunFiles) -> list[Card]:
     """The headline figures before and after training."""
     made = []
-    for key in _matching(_HEADLINE, [k for k, v in run.after.items() if is_finite_number(v)])[:_CARDS]:
+    known = [key for key, value in run.after.items() if is_finite_number(value)]
+    if "loss" in known and "nll" in known:
+        known.remove("nll")  # a classifier's loss under another name
+    for key in _matching(_HEADLINE, known)[:_CARDS]:
         figure = figure_of(key)
         before, after = run.before.get(key), run.after[key]
         if before is not None and abs(before) < 1e-5 * abs(after):
@@ -80,7 +87,9 @@ def cards(run: RunFiles) -> list[Card]:
             bounds = run.intervals.get(key, {}).get("change")
             if bounds:
                 interval = f"95%: {signed(bounds[0], figure.percent)} to {signed(bounds[1], figure.percent)}"
-            verdict = _verdict((after - before) * figure.better, bounds)
+            told = bounds or abs(after - before) > _TELLING * abs(before)
+            if told and not (key in _NEUTRAL and "reward" not in run.after):
+                verdict = _verdict(figure.better * (after - before), bounds)
         curve = points_of(run.rows, key) or points_of(run.rows, f"eval_{key}")
         made.append(
             Card(
@@ -295,6 +304,8 @@ def facts(run: RunFiles) -> list[str]:
     times = [float(row["time"]) for row in run.rows if is_finite_number(row.get("time"))]
     if times:
         told.append(span(times[-1]))
+    if environment.get("recipe"):
+        told.append(str(environment["recipe"]))
     if environment.get("seed") is not None:
         told.append(f"seed {environment['seed']}")
     if (environment.get("num_processes") or 1) > 1:

@@ -72,7 +72,7 @@ _FIGURES = {
     "words_std": Figure("Spread of words"),
     "empty": Figure("Empty completions", better=-1, percent=True),
     "bleu": Figure("BLEU", "to the reference", better=1),
-    "f1": Figure("F1", "to the reference", better=1),
+    "f1": Figure("F1", better=1),
     "accuracy": Figure("Accuracy", better=1, percent=True),
     "mean_token_accuracy": Figure("Token accuracy", better=1, percent=True),
     "nll": Figure("Negative log-likelihood", "nats", better=-1),
