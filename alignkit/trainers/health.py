@@ -109,7 +109,7 @@ class HealthCallback(TrainerCallback):
             "Lower the learning rate, or train in float32.",
             step,
         )
-        self._warn(finding)
+        self._warn(finding, state)
         self.watch.report(finding)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -137,7 +137,7 @@ class HealthCallback(TrainerCallback):
             dealt_with = self._skipped or self._handled == state.global_step
             if finding.check == "finite" and (dealt_with or not is_vital(row)):
                 # the figures of a skipped step say nothing new; a side figure is worth a word, not the run
-                self._warn(finding)
+                self._warn(finding, state)
             else:
                 self._act(finding, args, state)
         self._write(state)
@@ -166,7 +166,7 @@ class HealthCallback(TrainerCallback):
             action = "stop"
         if action == "stop":
             self._stop(finding, args, state)
-        self._warn(self.watch.act(finding, "warn"))
+        self._warn(self.watch.act(finding, "warn"), state)
 
     def _why_not_back(self) -> str | None:
         if not hasattr(self.trainer, "restore"):
@@ -206,8 +206,9 @@ class HealthCallback(TrainerCallback):
         title = CHECKS[finding.check].title
         raise HealthError(f"stopped at step {finding.step}, '{title}' does not hold. {finding.message}{where}")
 
-    def _warn(self, finding: Finding) -> None:
-        logger.warning("step %s: %s", finding.step, finding.message)
+    def _warn(self, finding: Finding, state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            logger.warning("step %s: %s", finding.step, finding.message)
 
     def _write(self, state: TrainerState) -> None:
         content = [finding.as_dict() for finding in self.findings]
