@@ -14,10 +14,11 @@ from alignkit import __version__, cli_rewards
 from alignkit.errors import AlignkitError
 
 _MISTAKE = 2
+_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 done, 1 a check failed, 2 a mistake in what was asked."""
+    """Runs one command; returns the exit code: 0 done, 1 a check failed, 2 a mistake of the user, 130 interrupted."""
     parser = build_parser()
     args = parser.parse_args(arguments)
     # TRL reports that a trainer starts, and transformers asks the hub about files, unless told otherwise.
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"alignkit: {type(error).__name__}: {error}", file=sys.stderr)
         return _MISTAKE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -68,21 +68,27 @@ def run_recipe(
     from alignkit.run.ending import print_ending
 
     main = PartialState().is_main_process
-    # 1. Rewards, data and metrics: every mistake in them shows before a model is loaded
+    # 1. The folder, rewards, data and metrics: every mistake in them shows before a model is loaded
+    folder = RunFolder.open(recipe.output_dir, resume=resume, overwrite=overwrite, main=main)
     found = gather(recipe, allow_code)
     if recipe.kind.family == "on_policy":
         try_rewards(found)
     # 2. The model and its trainer
-    folder = RunFolder.open(recipe.output_dir, resume=resume, overwrite=overwrite, main=main)
     set_seed(config.seed)
     job = build_job(recipe, config, found, callbacks_for(recipe, folder))
     attach(job.trainer)
+    folder.begin()
     folder.write_recipe(recipe, found.rewards)
     folder.write_environment(recipe, found.rewards, found.data, job.trainer.model)
     # 3. Held-out figures before, training, held-out figures after
     before, rows_before = job.evaluate()
     folder.add_samples("before", 0, rows_before)
-    job.trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
+    try:
+        job.trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
+    except KeyboardInterrupt:
+        if main and (folder.path / "metrics.jsonl").is_file():
+            print(f"interrupted; what there is so far: {write_report(folder.path)}")
+        raise
     after, rows_after = job.evaluate()
     folder.add_samples("after", job.trainer.state.global_step, rows_after)
     # 4. What stays

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from alignkit.errors import AlignkitError
 from alignkit.evaluation import finite
+from alignkit.progress import ProgressCallback, attach
 from alignkit.recipe import Recipe, load_recipe
 from alignkit.run import build_job
 from alignkit.run.ending import figure
@@ -49,7 +50,8 @@ def evaluate_run(
     recipe, own = _recipe_of(Path(run), overrides, allow_code)
     judged = _with_model(recipe, model or own)
     found = gather(judged, allow_code)
-    job = build_job(judged, judged.config(), found, [])
+    job = build_job(judged, judged.config(), found, [ProgressCallback()])
+    attach(job.trainer)
     figures, rows = job.evaluate()
     table = Table(title=f"Held-out data: {judged.model.get('name', 'model from scratch')}", title_justify="left")
     table.add_column("figure")

@@ -48,7 +48,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, *, resume: bool = False, overwrite: bool = False, main: bool = True) -> "RunFolder":
-        """Make the folder ready for a run.
+        """See whether a run may go into this folder; nothing is touched before `begin`.
 
         Args:
             path: where.
@@ -68,22 +68,26 @@ class RunFolder:
                     f"nothing to resume: {path} holds no checkpoint-*; training.save_strategy and training.save_steps "
                     "say when checkpoints are written"
                 )
-            folder = cls(path, checkpoints[-1], main)
-            folder._cut_back(int(checkpoints[-1].name.rpartition("-")[2]))
-            return folder
+            return cls(path, checkpoints[-1], main)
         if checkpoints and not overwrite:
             raise AlignkitError(
                 f"{path} holds checkpoints of an earlier run ({checkpoints[-1].name}); continue it with --resume, "
                 "replace it with --overwrite, or choose another training.output_dir"
             )
-        folder = cls(path, None, main)
-        if main:
-            for checkpoint in checkpoints:
-                shutil.rmtree(checkpoint)
-            for name in RUN_FILES:
-                (path / name).unlink(missing_ok=True)
-            path.mkdir(parents=True, exist_ok=True)
-        return folder
+        return cls(path, None, main)
+
+    def begin(self) -> None:
+        """Make the folder, and clear it of what an earlier run, or the part after the checkpoint, wrote."""
+        if not self.main:
+            return
+        if self.checkpoint is not None:
+            self._cut_back(int(self.checkpoint.name.rpartition("-")[2]))
+            return
+        for checkpoint in newest_last(self.path):
+            shutil.rmtree(checkpoint)
+        for name in RUN_FILES:
+            (self.path / name).unlink(missing_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
 
     def write_recipe(self, recipe: Recipe, rewards: list[Any]) -> None:
         """The resolved recipe; where each reward comes from stands in its header."""
@@ -129,8 +133,6 @@ class RunFolder:
 
     def _cut_back(self, step: int) -> None:
         """Drop what an interrupted run wrote after the checkpoint, and its first evaluation, which runs again."""
-        if not self.main:
-            return
         for name in ("metrics.jsonl", "samples.jsonl"):
             file = self.path / name
             if file.exists():

@@ -1,0 +1,72 @@
+"""Every recipe that the project ships is found, has a header, and dry-runs without network, data or models."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from alignkit.cli import main
+from alignkit.recipe import TRAINERS, load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+# recipes/accelerate holds launcher settings, which are no recipes
+FOUND = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if "accelerate" not in path.parts)
+NAMES = [path.relative_to(ROOT).as_posix() for path in FOUND]
+TWINS = sorted((ROOT / "recipes").rglob("*_by_hand.py"))
+
+
+def test_no_recipe_is_lost():
+    assert len(NAMES) == 10
+    assert len(TWINS) == 1
+    used = {load_recipe(ROOT / name).trainer for name in NAMES}
+    assert used == set(TRAINERS), "a trainer without a recipe, or a recipe of an unknown trainer"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_header_says_command_hardware_and_what_it_shows(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    header = text[: re.search(r"^[^#]", text, flags=re.M).start()]
+    assert f"alignkit train {name}" in header, "the command that runs it"
+    assert re.search(r"^# Hardware: \S", header, flags=re.M)
+    assert re.search(r"^# Shows: \S", header, flags=re.M)
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
+def test_a_twins_header_says_the_same(twin):
+    header = twin.read_text(encoding="utf-8").split('"""')[1]
+    assert f"python {twin.relative_to(ROOT).as_posix()}" in header
+    assert "Hardware:" in header and "Shows:" in header
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_dry_runs_offline_with_nothing_on_the_machine(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("ALIGNKIT_DATA", raising=False)
+    monkeypatch.delenv("ALIGNKIT_MODELS", raising=False)
+    assert main(["train", str(ROOT / name), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "ok         recipe:" in said
+    # what is not here is said, and nothing is claimed for it
+    if "quickstart" not in name:
+        assert "unchecked" in said
+    assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.skipif("ALIGNKIT_DATA" not in os.environ, reason="needs ALIGNKIT_DATA, a folder with imdb and sst2")
+def test_it_dry_runs_on_real_data(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(ROOT / name), "--dry-run"]) == 0
+    assert "ok         data" in capsys.readouterr().out
+
+
+def test_a_dry_run_names_the_recipe_that_writes_a_missing_model(tmp_path, monkeypatch, capsys):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "recipes/quickstart.yaml", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "it is written by: alignkit train recipes/quickstart/lm.yaml" in said
+    assert "it is written by: alignkit train recipes/quickstart/classifier.yaml" in said
+    assert "2 not checked" in said
