@@ -250,6 +250,33 @@ def test_lora_trains_adapter_and_head_and_saves_both(tmp_path):
     assert abs(first["kl"]) < 1e-4  # the reference is the model with its adapter off
 
 
+def test_an_adapter_goes_on_learning_with_the_head_it_was_saved_with(tmp_path):
+    """Train, save, load, train, save, load: adapter and head come back each time, and the adapter still learns."""
+    tiny_causal_lm("llama").save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    settings = dict(learning_rate=1e-2, kl_coef=0.0)
+    run = trainer(tmp_path / "one", str(tmp_path / "base"), peft_config=lora, **settings)
+    for generation in ("first", "second"):
+        run.train()
+        run.save_model(str(tmp_path / generation))
+        saved = weights(run)
+        run = trainer(tmp_path / "next", str(tmp_path / generation), **settings)
+        assert weights(run).keys() == saved.keys()
+        for name, tensor in weights(run).items():
+            torch.testing.assert_close(tensor, saved[name], rtol=0, atol=0, msg=lambda m, n=name: n + m)
+        assert abs(run.evaluate()["eval_kl"]) < 1e-4  # the reference is the policy as it was loaded
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    """Adapter and value head as they stand, under names without PEFT's wrappers."""
+    return {
+        name.replace("modules_to_save.default.", ""): parameter.detach().clone()
+        for name, parameter in run.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
 def test_a_saved_run_loads_in_plain_transformers_and_here(tmp_path):
     run = trainer(tmp_path, max_steps=4)
     run.train()

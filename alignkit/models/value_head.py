@@ -14,6 +14,7 @@ from alignkit.errors import ModelError
 HEAD_NAME = "value_head"
 CRITIC_NAME = "critic"
 HEAD_FILE = "value_head.safetensors"
+_ADAPTER_PREFIX = "base_model.model."  # an adapter's file names the head as PEFT's wrapper sees it
 
 
 class ValueHead(nn.Module):
@@ -77,7 +78,10 @@ def restore_value_head(model: PreTrainedModel, folder: str) -> bool:
     found: dict[str, torch.Tensor] = {}
     for file in sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []:
         with safe_open(file, framework="pt") as tensors:
-            found.update({name: tensors.get_tensor(name) for name in tensors.keys() if name in wanted})  # noqa: SIM118
+            for name in tensors.keys():  # noqa: SIM118  (safetensors' handle is no mapping)
+                plain = name.removeprefix(_ADAPTER_PREFIX)
+                if plain in wanted:
+                    found[plain] = tensors.get_tensor(name)
     if not found:
         return False
     misfits = [name for name in found if found[name].shape != wanted[name].shape]
@@ -92,10 +96,14 @@ def restore_value_head(model: PreTrainedModel, folder: str) -> bool:
     return True
 
 
+def is_critics(name: str) -> bool:
+    """Whether a parameter of this name (in the model itself, not in a wrapper) belongs to the critic."""
+    return name.startswith((f"{HEAD_NAME}.", f"{CRITIC_NAME}."))
+
+
 def split_head(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Part a state dict into the critic's tensors (`value_head.*`, `critic.*`) and the policy's own."""
-    prefixes = (f"{HEAD_NAME}.", f"{CRITIC_NAME}.")
-    head = {name: tensor for name, tensor in state.items() if name.startswith(prefixes)}
+    head = {name: tensor for name, tensor in state.items() if is_critics(name)}
     return head, {name: tensor for name, tensor in state.items() if name not in head}
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignkit.errors import AlignkitError
-from alignkit.models.value_head import HEAD_NAME, restore_value_head, save_value_head, split_head
+from alignkit.models.value_head import HEAD_NAME, is_critics, restore_value_head, save_value_head, split_head
 from alignkit.trainers.learned_callback import RewardStateCallback
 
 STATE_FILE = "alignkit_state.pt"
@@ -19,13 +19,12 @@ class CheckpointsMixin:
     _buffered_inputs: Any  # the rollout in use, None before the first
 
     def _save(self: Any, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        if not hasattr(model, HEAD_NAME) or hasattr(model, "peft_config"):
-            # an adapter's checkpoint carries the head already, among its modules_to_save
+        model, adapted = _holder(self)
+        if model is None:
             super()._save(output_dir, state_dict=state_dict)  # type: ignore[misc]
             return
-        head, policy = split_head(model.state_dict() if state_dict is None else state_dict)
-        super()._save(output_dir, state_dict=policy)  # type: ignore[misc]
+        head, policy = split_head(model.state_dict() if state_dict is None or adapted else state_dict)
+        super()._save(output_dir, state_dict=state_dict if adapted else policy)  # type: ignore[misc]
         save_value_head(head, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -37,12 +36,17 @@ class CheckpointsMixin:
         self._restore_head(self.state.best_model_checkpoint)
 
     def _restore_head(self: Any, folder: str) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        if hasattr(model, HEAD_NAME) and not hasattr(model, "peft_config") and not restore_value_head(model, folder):
+        model, _ = _holder(self)
+        if model is not None and not restore_value_head(model, folder):
             raise AlignkitError(
                 f"the checkpoint {folder} holds no value head; it was not written by {type(self).__name__}. "
                 "Start from it as a model instead: pass the folder as `model`"
             )
+
+    def _issue_warnings_after_load(self: Any, load_result: Any) -> None:
+        # the head comes from its own file: the host must not report it missing
+        missing = [key for key in load_result.missing_keys if not is_critics(key)]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))  # type: ignore[misc]
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
@@ -74,3 +78,13 @@ class CheckpointsMixin:
             if isinstance(callback, RewardStateCallback):
                 callback.restore(Path(checkpoint))
         self._buffered_inputs = None
+
+
+def _holder(trainer: Any) -> tuple[Any, bool]:
+    """The model whose value head needs a file of its own, and whether it sits inside an adapter; None where there is no
+    head, or where the adapter's checkpoint carries it already, among its `modules_to_save`."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    adapted = hasattr(model, "peft_config")
+    base = model.get_base_model() if adapted else model
+    head = getattr(base, HEAD_NAME, None)
+    return (None if head is None or hasattr(head, "modules_to_save") else base), adapted

@@ -131,6 +131,8 @@ def prepare_policy(
         if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
             settings["device_map"] = None
         model = load_causal_or_seq2seq(model, **settings)
+        if isinstance(model, PeftModel):
+            model.set_requires_grad(model.active_adapters)  # it is loaded to be read; here it goes on learning
     processing_class = processing_class or load_tokenizer(source or model.name_or_path)
     if processing_class.padding_side != "left":
         raise ConfigError(
