@@ -52,10 +52,10 @@ def measure(name: str, epochs: int, steps: int, threads: int) -> dict[str, float
 
 
 def spread(values: list[float]) -> str:
-    """Median, and the range in brackets."""
+    """Median, and the range below it."""
     digits = 0 if statistics.median(values) >= 100 else 2
     text = f"{statistics.median(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} [{min(values):.{digits}f}–{max(values):.{digits}f}]"
+    return text if len(values) == 1 else f"{text}\n{min(values):.{digits}f}–{max(values):.{digits}f}"
 
 
 def main() -> None:
@@ -74,6 +74,7 @@ def main() -> None:
         if arguments.epochs in (None, epochs) and (arguments.only is None or name in arguments.only)
     ]
     console = Console()
+    console.width = max(console.width, 100)
     found: dict[tuple[str, int], list[dict[str, float]]] = {job: [] for job in jobs}
     for turn in range(1, arguments.rounds + 1):
         for name, epochs in jobs:
@@ -85,13 +86,14 @@ def main() -> None:
             if arguments.output:
                 with arguments.output.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"round": turn, **figures}) + "\n")
-    table = Table(title=f"32 prompts, 32 new tokens, fp32, {arguments.threads} thread(s): median [range]")
-    table.add_column("contestant")
-    table.add_column("epochs", justify="right")
+    table = Table(
+        show_lines=True, title=f"32 prompts, 32 new tokens, fp32, {arguments.threads} thread(s): median, range"
+    )
+    table.add_column("contestant", no_wrap=True)
     for title in COLUMNS.values():
         table.add_column(title, justify="right", no_wrap=True)
     for (name, epochs), rows in found.items():
-        table.add_row(name, str(epochs), *(spread([row[key] for row in rows]) for key in COLUMNS))
+        table.add_row(f"{name}, K={epochs}", *(spread([row[key] for row in rows]) for key in COLUMNS))
     console.print(table)
 
 
