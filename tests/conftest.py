@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+# Tiny models crawl where several threads share them, above all beside other tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
