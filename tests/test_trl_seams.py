@@ -30,6 +30,7 @@ HOOKS = {
     "_save_checkpoint": (Trainer, "_maybe_log_save_evaluate"),
     "_load_from_checkpoint": (Trainer, "train"),
     "_load_best_model": (Trainer, "_finalize_training"),
+    "_issue_warnings_after_load": (Trainer, "_load_from_checkpoint"),
     "_load_optimizer_and_scheduler": (Trainer, "_prepare_for_training"),
 }
 
