@@ -25,7 +25,8 @@ class CheckpointsMixin:
             return
         head, policy = split_head(model.state_dict() if state_dict is None or adapted else state_dict)
         super()._save(output_dir, state_dict=state_dict if adapted else policy)  # type: ignore[misc]
-        save_value_head(head, output_dir or self.args.output_dir)
+        if self.args.should_save:  # `Trainer` calls this on every process
+            save_value_head(head, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model=model)  # type: ignore[misc]
