@@ -82,6 +82,13 @@ quantization: {load_in_8bits: true}
         assert expected in found, f"missing: {expected}\n{found}"
 
 
+def test_settings_that_contradict_each_other_come_with_the_other_mistakes(write):
+    overrides = ["training.num_generations=3", "training.per_device_train_batch_size=8", "modle=x"]
+    first, second = problems_of(write(GOOD), overrides)
+    assert "unknown key 'modle'" in first
+    assert "PPOConfig refuses these settings: num_generations=3 must" in second
+
+
 @pytest.mark.parametrize("name", ["pp0", "PPO", "reinforc", "grpoo"])
 def test_a_misspelt_trainer_is_answered_with_the_nearest(write, name):
     (problem,) = problems_of(write(GOOD), [f"trainer={name}"])

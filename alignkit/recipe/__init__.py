@@ -93,8 +93,10 @@ class Recipe:
 
         if torch.cuda.is_available() or torch.backends.mps.is_available():
             return {}
-        # TRL switches bf16 on unless told otherwise
-        return {"use_cpu": True} if "bf16" in self.training or self.kind.own else {"use_cpu": True, "bf16": False}
+        if self.kind.own or self.kind.family == "classifier":
+            return {"use_cpu": True}
+        # TRL switches both on unless told otherwise
+        return {"use_cpu": True, "bf16": False, "gradient_checkpointing": False}
 
     def to_dict(self) -> dict[str, Any]:
         """The sections that hold something, in their order."""
@@ -122,14 +124,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: 
     problems = apply_overrides(content, overrides)
     content = _long_form(content)
     problems += check_sections(content, allow_code)
+    if not isinstance(content.get("trainer"), str) or content["trainer"] not in TRAINERS:
+        raise RecipeError(problems, str(path))
+    known = {key: value for key, value in content.items() if key in SECTIONS and value is not None}
+    recipe = Recipe(**{"model": {}, "data": {}, **known}, source=str(path))
+    defaults = {"output_dir": str(default_output_dir(path)), "seed": 42, "report_to": "none"}
+    if not any(problem.startswith(("training", "rewards", "evaluation")) for problem in problems):
+        # settings that fit their types may still contradict each other: only the config knows
+        recipe.training = {**defaults, **recipe.training}
+        try:
+            recipe.config()
+        except RecipeError as error:
+            problems += error.problems
     if problems:
         raise RecipeError(problems, str(path))
-    recipe = Recipe(**{key: value for key, value in content.items() if value is not None}, source=str(path))
-    defaults: dict[str, Any] = {"output_dir": str(default_output_dir(path)), "seed": 42, "report_to": "none"}
-    if recipe.kind.family != "classifier" and not recipe.kind.own:
-        defaults["gradient_checkpointing"] = False
-    recipe.training = {**defaults, **recipe.training}
-    recipe.config()
     return recipe
 
 
