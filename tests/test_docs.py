@@ -10,6 +10,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+from alignkit import load_recipe
+from alignkit.errors import RecipeError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,6 +63,43 @@ def test_a_page_that_is_wrong_fails(tmp_path):
         run_page(page)
     page.write_text("<!-- no-run -->\n```python\nraise RuntimeError\n```\n```python\ny = 3\n```\n")
     assert run_page(page) == 1
+
+
+YAML = re.compile(r"^```yaml[^\n]*\n(.*?)^```\s*$", flags=re.S | re.M)
+RECIPE_KEYS = {"trainer", "model", "data", "rewards", "training", "evaluation", "adapter", "quantization"}
+AROUND = {"trainer": "ppo", "model": "gpt2", "data": {"use": "quickstart"}, "rewards": {"length": {"target": 9}}}
+RECIPES = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in [*PAGES, ROOT / "rewards" / "README.md"]
+    for number, block in enumerate(YAML.findall(page.read_text(encoding="utf-8")))
+    if RECIPE_KEYS & set(yaml.safe_load(block))
+]
+
+
+def recipe_problems(block: str, folder: Path) -> list[str]:
+    """What the recipe reader says of a recipe, or of a part of one put into a plain recipe."""
+    part = yaml.safe_load(block)
+    learns_from_examples = part.get("trainer") in {"sft", "classifier"}
+    around = {key: value for key, value in AROUND.items() if key != "rewards" or not learns_from_examples}
+    file = folder / "recipe.yaml"
+    missing = {key: value for key, value in around.items() if key not in part}
+    file.write_text((yaml.safe_dump(missing) if missing else "") + block)
+    try:
+        load_recipe(file, [])
+    except RecipeError as error:
+        return error.problems
+    return []
+
+
+@pytest.mark.parametrize("block", RECIPES)
+def test_the_recipes_of_a_page_are_understood(block, tmp_path, monkeypatch):
+    """All but the files that they name, which are the reader's own."""
+    monkeypatch.chdir(tmp_path)
+    assert [problem for problem in recipe_problems(block, tmp_path) if "there is no file" not in problem] == []
+
+
+def test_a_recipe_that_is_wrong_is_noticed(tmp_path):
+    assert "kl_coeff" in recipe_problems("training: {kl_coeff: 1}\n", tmp_path)[0]
 
 
 def settings_tables() -> list[tuple[Path, type, dict[str, str]]]:
