@@ -205,7 +205,7 @@ class KLController:
         if self.target is None or not math.isfinite(kl_per_response):
             return
         error = min(max(kl_per_response / self.target - 1, -0.2), 0.2)
-        self.coef *= 1 + error * completions / self.horizon
+        self.coef *= max(1 + error * completions / self.horizon, 0.5)  # a huge rollout must not turn the sign
 
     def state_dict(self) -> dict[str, float]:
         return {"coef": self.coef}

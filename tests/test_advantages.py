@@ -154,6 +154,9 @@ def test_the_adaptive_coefficient_follows_its_closed_form():
     controller.update(60.0, 50)  # the error is clipped at 0.2
     assert controller.coef == pytest.approx(0.1 * (1 + 0.1 * 50 / 1000) * (1 + 0.2 * 50 / 1000))
     controller.update(math.nan, 50)
+    never_negative = KLController(0.1, 6.0, horizon=50)
+    never_negative.update(0.0, 512)
+    assert never_negative.coef == 0.05
     fixed = KLController(0.3)
     fixed.update(99.0, 50)
     assert fixed.coef == 0.3

@@ -24,6 +24,11 @@ def good_words(prompts, completions, **columns):
     return [float(text.split().count("good")) for text in texts]
 
 
+def letters(prompts, completions, **columns):
+    """A reward that no two completions are likely to share."""
+    return [len(text) / 10 for text in completions]
+
+
 def data(rows: int = 32) -> Dataset:
     prompts = ["i loved the film", "the plot was", "this movie is very dull but", "it"]
     return Dataset.from_dict({"prompt": [prompts[i % 4] for i in range(rows)], "reference": ["good ."] * rows})
@@ -69,7 +74,7 @@ def test_a_quantised_model_trains_with_an_adapter(bits, tmp_path):
     tiny_causal_lm("llama", hidden_size=64).save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     run = PPOTrainer(
-        str(tmp_path / "model"), good_words, args(tmp_path / "run", kl_coef=0.0, learning_rate=1e-2), data(), data(4),
+        str(tmp_path / "model"), letters, args(tmp_path / "run", kl_coef=0.0, learning_rate=1e-2), data(), data(4),
         quantization_config=BitsAndBytesConfig(**{bits: True}), peft_config=LoraConfig(r=4),
     )  # fmt: skip
     base = run.model.get_base_model()

@@ -126,6 +126,15 @@ def test_a_completion_without_an_opinion_is_not_learned_from(tmp_path):
     assert torch.isnan(rollout.scores[1:]).all()
 
 
+def test_a_model_that_served_a_trainer_before_has_a_reference_of_its_own(tmp_path):
+    model = tiny_causal_lm()
+    for attempt in range(2):
+        run = trainer(tmp_path / str(attempt), model, max_steps=8, num_iterations=2, learning_rate=1e-2, kl_coef=0.0)
+        run.train()
+        kls = [entry["kl"] for entry in run.state.log_history if "kl" in entry]
+        assert abs(kls[0]) < 1e-4 and abs(kls[-1]) > 1e-2
+
+
 def test_when_no_reward_has_an_opinion_nothing_moves(tmp_path):
     def silent(prompts, completions, **columns):
         return [None] * len(completions)

@@ -1,6 +1,5 @@
 """The reference model: what the policy was before training, for the KL penalty and for judging the change."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +7,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from alignkit.models.scoring import add_scoring
+from alignkit.models.scoring import add_scoring, untaught_copy
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -16,7 +15,7 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 
     Take it before a value head or scoring is added to the original.
     """
-    reference = copy.deepcopy(model)
+    reference = untaught_copy(model)
     reference.requires_grad_(False)
     reference.eval()
     add_scoring(reference)

@@ -8,6 +8,7 @@ The computation runs inside the model's `forward`, because DDP and FSDP synchron
 `add_scoring`, which teaches a model's forward one more way of being called.
 """
 
+import copy
 import functools
 import inspect
 from types import MethodType
@@ -64,6 +65,18 @@ def add_scoring(model: PreTrainedModel) -> None:
     model._alignkit_scoring = True
     model._alignkit_plain_head = _head_is_plain(model, original)
     model.forward = MethodType(forward, model)
+
+
+def untaught_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A deep copy whose forward is its class's own.
+
+    A forward that was taught something (here, or by TRL) sits on the instance and remembers *that* instance: a copy of
+    a model that already served a trainer would go on computing with the original's weights.
+    """
+    copied = copy.deepcopy(model)
+    for name in ("forward", "_original_forward", "_alignkit_scoring", "_alignkit_plain_head"):
+        copied.__dict__.pop(name, None)
+    return copied
 
 
 def score_completions(

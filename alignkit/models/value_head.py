@@ -56,14 +56,17 @@ def attach_value_head(model: PreTrainedModel, *, separate_critic: bool = False, 
         separate_critic: deep-copy the model as the critic's trunk instead of sharing the policy's.
         source: folder the model was loaded from; a head (or critic) saved there is restored.
     """
-    model.add_module(HEAD_NAME, ValueHead(hidden_size(model)).to(model.device))
+    for name in (HEAD_NAME, CRITIC_NAME):  # of a trainer that had the model before
+        model._modules.pop(name, None)
     if separate_critic:
         critic = copy.deepcopy(model)
-        del critic.value_head
+        for name in ("forward", "_original_forward", "_alignkit_scoring", "_alignkit_plain_head"):
+            critic.__dict__.pop(name, None)
         # its language-model head predicts nothing: keep it out of checkpoints, gradients and tied-weight bookkeeping
         critic.set_output_embeddings(nn.Identity())
         critic._tied_weights_keys = None
         model.add_module(CRITIC_NAME, critic)
+    model.add_module(HEAD_NAME, ValueHead(hidden_size(model)).to(model.device))
     if source is not None:
         restore_value_head(model, source)
 

@@ -153,6 +153,11 @@ def check_columns(rewards: Iterable[Any], available: Iterable[str]) -> None:
     rewards = list(rewards)
     columns = list(available)
     has = ", ".join(columns) or "no columns"
+    clashes = sorted({"prompts", "completions", "completion_ids"}.intersection(columns))
+    if clashes:
+        raise RewardError(
+            f"the data has columns {', '.join(clashes)}, under which rewards get what the policy wrote; rename them"
+        )
     problems = []
     for name, reward in zip(unique_names(rewards), rewards, strict=True):
         for column in required_columns(reward):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from alignkit.compose import checked_rewards
 from alignkit.decoding.prompts import encode_prompts
 from alignkit.errors import ConfigError, DataError
 from alignkit.evaluation import evaluate_rows, real_text_rows
@@ -135,7 +136,8 @@ def _trl_trainer(recipe: Recipe, args: Any, found: Ingredients, callbacks: list[
     trainer_class = with_held_out_evaluation(recipe.kind.trainer_class())
     trainer = trainer_class(
         model=model,
-        reward_funcs=found.rewards,
+        # TRL itself lets a reward's inf and equal names pass
+        reward_funcs=checked_rewards(found.rewards),
         args=args,
         train_dataset=found.data["train"],
         eval_dataset=found.data["validation"],

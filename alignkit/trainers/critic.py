@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from alignkit.advantages import explained_variance
-from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
+from alignkit.models.value_head import HEAD_NAME
 from alignkit.trainers.rollout import Batch, Rollout
 
 
@@ -23,7 +23,8 @@ class CriticMixin:
         optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
         rate = self.args.value_learning_rate
         if fresh and self.uses_values and rate is not None:
-            critic = {id(p) for name, p in self.model.named_parameters() if _is_critic(name) and p.requires_grad}
+            # the head alone: a separate critic's trunk is a language model, and learns at a language model's rate
+            critic = {id(p) for n, p in self.model.named_parameters() if f"{HEAD_NAME}." in n and p.requires_grad}
             moved = []
             for group in optimizer.param_groups:
                 moved += [p for p in group["params"] if id(p) in critic]
@@ -51,10 +52,6 @@ class CriticMixin:
         log["value/mean"].append(self.global_mean(values, mask))
         explained = explained_variance(batch["old_values"], batch["returns"], mask)
         log["value/explained_variance"].append(self.accelerator.gather(explained).mean().item())
-
-
-def _is_critic(name: str) -> bool:
-    return f"{HEAD_NAME}." in name or f"{CRITIC_NAME}." in name
 
 
 def _unwrapped(trainer: Any) -> Any:

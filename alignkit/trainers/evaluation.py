@@ -29,12 +29,11 @@ class EvaluationMixin:
         count = len(data) if self.args.eval_samples is None else min(len(data), self.args.eval_samples)
         examples = [data[i] for i in range(count)]
         mine = examples[self.accelerator.process_index :: self.accelerator.num_processes]
+        hotter = self.args.eval_temperature
         config = generation_config_for(
             self.accelerator.unwrap_model(self.model),
             self.processing_class,
-            max_new_tokens=self.args.max_completion_length,
-            temperature=self.args.eval_temperature or self.temperature,
-            **(self.args.generation_kwargs or {}),
+            **{**sampling_settings(self.args), **({"temperature": hotter} if hotter else {})},
         )
         was_training = self.model.training
         self.model.eval()
@@ -99,3 +98,16 @@ def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
         figures["kl"] = sum(kls) / len(kls)
     figures["completions/mean_length"] = sum(row["length"] for row in rows) / len(rows)
     return figures
+
+
+def sampling_settings(args: Any) -> dict[str, Any]:
+    """What a trainer's config says of sampling; its `generation_kwargs` have the last word, as in TRL."""
+    return {
+        "max_new_tokens": args.max_completion_length,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "min_p": args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+        **(args.generation_kwargs or {}),
+    }

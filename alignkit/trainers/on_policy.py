@@ -28,7 +28,7 @@ from alignkit.models.scoring import Scores, score_completions
 from alignkit.reward import stateful_rewards, unique_names
 from alignkit.text import is_conversational
 from alignkit.trainers.checkpoints import CheckpointsMixin
-from alignkit.trainers.evaluation import EvaluationMixin
+from alignkit.trainers.evaluation import EvaluationMixin, sampling_settings
 from alignkit.trainers.learned_callback import RewardStateCallback
 from alignkit.trainers.on_policy_config import OnPolicyConfig
 from alignkit.trainers.preparation import check_inputs, prepare_policy, with_saved_heads
@@ -100,13 +100,7 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         self._sampling_config = generation_config_for(
             policy.model,
             policy.processing_class,
-            max_new_tokens=args.max_completion_length,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            top_k=args.top_k,
-            min_p=args.min_p,
-            repetition_penalty=args.repetition_penalty,
-            **(args.generation_kwargs or {}),
+            **sampling_settings(args),
         )
         self._phases: dict[str, float] = defaultdict(float)
         self._since_sampling = 0
@@ -336,4 +330,7 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         if self.model.training and "loss" in logs:
             logs["weights/delta"] = self._probe.delta()
             logs["kl_coef"] = self.kl_controller.coef
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, RewardStateCallback):
+                    logs.update(callback.last)
         super().log(logs, start_time)

@@ -140,6 +140,7 @@ def prepare_policy(
         )
     if processing_class.pad_token is None:
         processing_class.pad_token = processing_class.eos_token
+    _keep_trainable(model)
     has_adapter = isinstance(model, PeftModel)
     base = model.get_base_model() if has_adapter else model
     if ref_model is not None:
@@ -158,6 +159,17 @@ def prepare_policy(
             base.value_head.requires_grad_(True)
     add_scoring(base)
     return Policy(model, processing_class, reference, separate)
+
+
+def _keep_trainable(model: nn.Module) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights for inference on a CPU.
+
+    It does so for good in the first forward outside training (sampling is one), and what it packs has no backward: the
+    adapters would stay where they are without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def with_saved_heads(model: Any, peft_config: Any) -> Any:

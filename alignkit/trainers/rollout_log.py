@@ -54,10 +54,12 @@ def log_rollout(trainer: "OnPolicyTrainer", rollout: Rollout) -> float:
     total = torch.where(known, rewards * weights, torch.zeros_like(rewards)).sum(1)[known.any(1)]
     for index, name in enumerate(trainer.reward_func_names):
         column = rewards[:, index][known[:, index]]
-        log[f"rewards/{name}/mean"].append(_mean(column))
-        log[f"rewards/{name}/std"].append(_std(column))
-    log["reward"].append(_mean(total))
-    log["reward_std"].append(_std(total))
+        if len(column):  # no opinion on any of them is nothing to log
+            log[f"rewards/{name}/mean"].append(_mean(column))
+            log[f"rewards/{name}/std"].append(_std(column))
+    if len(total):
+        log["reward"].append(_mean(total))
+        log["reward_std"].append(_std(total))
     log["frac_reward_zero_std"].append(_share_of_flat_groups(total, trainer.num_generations))
     log["kl"].append(_mean(kl))
     log["kl_per_token"].append(float(kl.sum() / lengths.sum().clamp(min=1)))

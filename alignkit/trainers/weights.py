@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
+
 _VALUES = 1_000_000
 
 
@@ -13,7 +15,7 @@ class WeightProbe:
     """
 
     def __init__(self, model: nn.Module):
-        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad and not _is_critics(n)]
         each = max(_VALUES // max(len(trainable), 1), 1)
         self.model = model
         self.start = {name: _beginning(p, each).clone() for name, p in trainable}
@@ -29,7 +31,13 @@ class WeightProbe:
                 if len(now) == len(before):  # a tensor that was sharded since is not compared
                     moved += float((now - before).square().sum())
                     size += float(before.square().sum())
-        return (moved**0.5) / max(size**0.5, 1e-12)
+        # adapters begin at zero in part; a norm below this floor is no measure to divide by
+        return (moved**0.5) / max(size**0.5, 1e-3)
+
+
+def _is_critics(name: str) -> bool:
+    # the critic moves even where the policy is frozen, and that is the case to be noticed
+    return f"{HEAD_NAME}." in name or f"{CRITIC_NAME}." in name
 
 
 def _beginning(parameter: nn.Parameter, count: int) -> torch.Tensor:
