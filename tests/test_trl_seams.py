@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 import transformers
 import trl
+from datasets import Dataset
 from transformers import GenerationMixin, PreTrainedModel, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+from trl.trainer.base_trainer import _BaseTrainer
 
 from alignkit import OnPolicyTrainer, PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
+from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.trainers import on_policy_config
 
 TRAINERS = Path(on_policy_config.__file__).parent
@@ -26,6 +29,7 @@ TRAINERS = Path(on_policy_config.__file__).parent
 HOOKS = {
     "_prepare_inputs": (Trainer, "training_step"),
     "_compute_loss": (GRPOTrainer, "compute_loss"),
+    "_send_telemetry": (_BaseTrainer, "__init__"),
     "_save": (Trainer, "save_model"),
     "_save_checkpoint": (Trainer, "_maybe_log_save_evaluate"),
     "_load_from_checkpoint": (Trainer, "train"),
@@ -218,6 +222,23 @@ def test_a_prompt_is_still_repeated_in_consecutive_rows():
 
     drawn = list(RepeatSampler(range(6), mini_repeat_count=3, batch_size=2, shuffle=False))
     assert drawn[:6] == [0, 0, 0, 1, 1, 1]
+
+
+def test_our_trainers_report_nothing_home(monkeypatch, tmp_path):
+    """TRL's own trainers do, outside of CI and offline runs."""
+    sent = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **report: sent.append(report))
+    data = Dataset.from_dict({"prompt": ["the film was"] * 8})
+
+    def length(completions, **columns):
+        return [float(len(text)) for text in completions]
+
+    settings = dict(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    PPOTrainer(tiny_causal_lm(), length, PPOConfig(**settings), data, processing_class=tiny_tokenizer())
+    assert sent == []
+    GRPOTrainer(tiny_causal_lm(), length, GRPOConfig(**settings, bf16=False), data, processing_class=tiny_tokenizer())
+    assert len(sent) == 1
 
 
 def test_our_base_is_a_grpo_trainer():

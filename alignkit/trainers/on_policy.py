@@ -294,6 +294,9 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
         return self.update(model, inputs)
 
+    def _send_telemetry(self) -> None:
+        """TRL reports each trainer that starts; ours reports nothing."""
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         started, before = time.perf_counter(), sum(self._phases.values())
         loss = super().training_step(model, inputs, num_items_in_batch)
