@@ -63,7 +63,7 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe, such as training.max_steps=10"
     )
-    parser.add_argument("--no-code", action="store_true", help="refuse rewards named as file.py:Object, which run code")
+    parser.add_argument("--no-code", action="store_true", help="refuse rewards that are not registered: they run code")
 
 
 def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -103,7 +103,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     generate.add_argument("--batch-size", type=int, default=16)
     generate.add_argument("--seed", type=int, default=42)
     generate.add_argument("--output", type=Path, help="write one JSON object a line instead of printing")
-    generate.add_argument("--no-code", action="store_true", help="refuse rewards named as file.py:Object")
+    generate.add_argument("--no-code", action="store_true", help="refuse rewards that are not registered")
     generate.set_defaults(handler=_generate)
 
 
@@ -114,7 +114,7 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     chat.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     chat.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
     chat.add_argument("--seed", type=int, default=None)
-    chat.add_argument("--no-code", action="store_true", help="refuse rewards named as file.py:Object")
+    chat.add_argument("--no-code", action="store_true", help="refuse rewards that are not registered")
     chat.set_defaults(handler=_chat)
 
 

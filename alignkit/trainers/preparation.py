@@ -161,7 +161,7 @@ def prepare_policy(
     return Policy(model, processing_class, reference, separate)
 
 
-def _keep_trainable(model: nn.Module) -> None:
+def _keep_trainable(model: PreTrainedModel) -> None:
     """Forbid bitsandbytes to repack 4-bit weights for inference on a CPU.
 
     It does so for good in the first forward outside training (sampling is one), and what it packs has no backward: the
