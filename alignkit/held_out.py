@@ -14,7 +14,7 @@ from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_le
 from alignkit.decoding.sampling import Decoder, SamplingDecoder
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import add_scoring, score_completions
-from alignkit.reward import call_reward, learned_rewards, stateful_rewards, unique_names
+from alignkit.reward import call_reward, in_evaluation, unique_names
 from alignkit.text import is_conversational
 
 Row = dict[str, Any]
@@ -90,11 +90,11 @@ def generate_rows(
     weights = [1.0] * len(names) if reward_weights is None else list(reward_weights)
     device = next(model.parameters()).device
     rows: list[Row] = []
-    modes = _to_eval(reward_funcs)
     # lengths sorted: batches without padding to speak of; put back in order at the end
     encoded = encode_prompts(processing_class, [e["prompt"] for e in examples], chat_template_kwargs)
     order = sorted(range(len(examples)), key=lambda i: len(encoded[i]))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+    random_state = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with in_evaluation(reward_funcs), random_state, torch.no_grad():
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             chosen = [examples[i] for i in order[start : start + batch_size]]
@@ -126,7 +126,6 @@ def generate_rows(
                         "columns": {key: example[key] for key in columns},
                     }
                 )
-    _restore_modes(modes)
     in_order: list[Row] = [{}] * len(rows)
     for place, row in zip(order, rows, strict=True):
         in_order[place] = row
@@ -152,20 +151,3 @@ def _kl_per_response(model: Any, ref_model: Any, made: Any, config: GenerationCo
             add_scoring(model.get_base_model())
         ref_log_probs = score_completions(reference, *batch, temperature=temperature)["log_probs"]
     return ((log_probs - ref_log_probs) * made.completion_mask).sum(1).tolist()
-
-
-def _to_eval(reward_funcs: Any) -> list[tuple[Any, bool]]:
-    """Tell rewards that learn or keep running statistics that this is evaluation; remember what they were."""
-    changing = list(
-        {id(r): r for r in [*learned_rewards(reward_funcs), *stateful_rewards(reward_funcs).values()]}.values()
-    )
-    modes = [(reward, getattr(reward, "training", True)) for reward in changing]
-    for reward in changing:
-        reward.eval()
-    return modes
-
-
-def _restore_modes(modes: list[tuple[Any, bool]]) -> None:
-    for reward, training in modes:
-        if training:
-            reward.train()

@@ -5,9 +5,10 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from alignkit.compose import Whiten, checked_rewards
 from alignkit.errors import AlignkitError
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
-from alignkit.reward import LearnedReward
+from alignkit.reward import LearnedReward, in_evaluation
 from alignkit.trainers.learned_callback import RewardStateCallback
 from alignkit.trainers.ppo import PPOConfig, PPOTrainer
 
@@ -89,3 +90,41 @@ def test_the_same_object_trains_along_in_trls_own_trainer(tmp_path):
     assert reward.updates == 6
     saved = torch.load(tmp_path / "checkpoint-6" / "rewards" / "word_likelihood.pt", weights_only=True)
     assert saved == reward.state_dict()
+
+
+def test_trls_own_evaluation_teaches_nothing(tmp_path):
+    learned, running = WordLikelihood(), Whiten(lambda prompts, completions, **_: [float(len(c)) for c in completions])
+    args = GRPOConfig(
+        **settings(
+            tmp_path, num_generations=2, bf16=False, gradient_checkpointing=False, eval_strategy="steps", eval_steps=1,
+            per_device_eval_batch_size=4,
+        )
+    )  # fmt: skip
+    rewards = checked_rewards([learned, running])
+    trainer = GRPOTrainer(
+        tiny_causal_lm(), rewards, args, data(), data(4), processing_class=tiny_tokenizer(),
+        callbacks=[RewardStateCallback(rewards)],
+    )  # fmt: skip
+    trainer.train()
+    assert running.count == 6 * 4  # the completions of six training steps, not those of six evaluations
+    assert learned.seen == {"good": 24, ".": 24}
+
+
+def test_evaluation_ends_where_it_began_and_leaves_alone_what_has_no_modes():
+    class Counter:
+        """Has a state to save, but nothing to switch."""
+
+        def __call__(self, prompts, completions, **columns):
+            return [0.0] * len(completions)
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            raise AssertionError("nobody resumes here")
+
+    learned, still = WordLikelihood(), WordLikelihood().eval()
+    with pytest.raises(KeyError), in_evaluation([Whiten(learned), still, Counter()]):
+        assert not learned.training and not still.training
+        raise KeyError
+    assert learned.training and not still.training

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignkit.metrics.text_metric import TextMetric
-from alignkit.reward import call_reward, reward_name, stateful_rewards
+from alignkit.reward import call_reward, in_evaluation, reward_name
 from alignkit.text import Text
 
 
@@ -54,12 +54,6 @@ class RewardMetric(TextMetric):
         }
 
     def _scores(self, prompts: list[Text], texts: list[Text], columns: Mapping[str, list] | None) -> list[float]:
-        changing = [one for one in stateful_rewards([self.reward]).values() if getattr(one, "training", False)]
-        for one in changing:
-            one.eval()
-        try:
+        with in_evaluation([self.reward]):
             scores = call_reward(self.reward, prompts, texts, columns=columns, name=self.reward_name)
-        finally:
-            for one in changing:
-                one.train()
         return [sum(score) if isinstance(score, list) else score for score in scores if score is not None]

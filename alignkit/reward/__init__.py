@@ -22,7 +22,7 @@ from alignkit.reward.contract import (
     reward_name,
     unique_names,
 )
-from alignkit.reward.learned import LearnedReward, learned_rewards, stateful_rewards, walk_rewards
+from alignkit.reward.learned import LearnedReward, in_evaluation, learned_rewards, stateful_rewards, walk_rewards
 
 __all__ = [
     "GRANULARITIES",
@@ -33,6 +33,7 @@ __all__ = [
     "check_columns",
     "describe_reward",
     "granularity",
+    "in_evaluation",
     "learned_rewards",
     "required_columns",
     "reward_name",

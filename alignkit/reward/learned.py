@@ -7,7 +7,8 @@ callback.
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from alignkit.reward.contract import inner_rewards, unique_names, unwrap
@@ -43,9 +44,9 @@ class LearnedReward(ABC):
 
         Args:
             prompts, completions: what the policy was asked and what it wrote, in the form in which `__call__` saw it.
+                With several processes, each has a copy of the reward and gets what all of them scored, in the same
+                order, with torch's global generator in the same state: copies that begin equal stay equal.
             references: the texts that the data give for the same prompts, of equal number; None where they give none.
-                All three lists are empty where this process of several has nothing new but another one has: a reward
-                that synchronises with others must do so all the same.
 
         Returns:
             What to log: plain floats under short names, such as `{"loss": 0.31, "accuracy": 0.84}`.
@@ -120,6 +121,30 @@ def _remembering(score: Callable[..., Any]) -> Callable[..., Any]:
 
     call._remembers = True  # type: ignore[attr-defined]
     return call
+
+
+@contextmanager
+def in_evaluation(rewards: Iterable[Any]) -> Iterator[None]:
+    """Inside, rewards that learn or keep running statistics stand still; afterwards they are as they were.
+
+    What has `train()` and `eval()` is told so, wherever it sits inside compositions; other rewards have no modes.
+
+    Args:
+        rewards: any rewards, in training or not.
+    """
+    modes = [
+        (reward, getattr(reward, "training", True))
+        for reward in walk_rewards(rewards)
+        if callable(getattr(reward, "train", None)) and callable(getattr(reward, "eval", None))
+    ]
+    for reward, _ in modes:
+        reward.eval()
+    try:
+        yield
+    finally:
+        for reward, training in modes:
+            if training:
+                reward.train()
 
 
 def walk_rewards(rewards: Iterable[Any]) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from alignkit.errors import RewardError
 from alignkit.registry import load_reward
+from alignkit.reward import in_evaluation
 from alignkit.testing.checks import Check, reward_checks
 from alignkit.testing.subject import NotApplicable, Subject
 
@@ -42,14 +43,11 @@ def run_check(check: Check, subject: Subject) -> None:
         AssertionError: the reward fails it; a reward that raises fails it too.
         NotApplicable: the check does not concern this reward.
     """
-    modes = [(part, getattr(part, "training", None)) for part in subject.stateful().values()]
-    for part, _ in modes:
-        if hasattr(part, "eval"):
-            part.eval()
     # A reward that changes its input would spoil the samples of the checks that follow.
     samples = copy.deepcopy((subject.prompts, subject.completions, subject.columns))
     try:
-        check(Subject(subject.reward, *samples, subject.made_up))
+        with in_evaluation([subject.reward]):
+            check(Subject(subject.reward, *samples, subject.made_up))
     except (AssertionError, NotApplicable):
         raise
     except Exception as error:
@@ -58,10 +56,6 @@ def run_check(check: Check, subject: Subject) -> None:
             names = ", ".join(f"'{name}'" for name in subject.made_up)
             hint = f"\n(no values were given for column {names}: it holds sample texts; pass columns= if that is wrong)"
         raise AssertionError(f"{type(error).__name__}: {error}{hint}") from error
-    finally:
-        for part, training in modes:
-            if training and hasattr(part, "train"):
-                part.train()
 
 
 def check_reward(

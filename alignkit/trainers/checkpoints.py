@@ -1,22 +1,66 @@
-"""What a checkpoint holds beside the model: the critic, the KL controller, the rewards' state. Nothing is lost."""
+"""What a checkpoint holds beside the model, so that a resumed run is the run that was not interrupted.
 
+The critic, the KL controller, the rollout in use and the place in it, the order of the data, the rewards' state.
+"""
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl.trainer.utils import RepeatSampler
 
 from alignkit.errors import AlignkitError
 from alignkit.models.value_head import HEAD_NAME, is_critics, restore_value_head, save_value_head, split_head
 from alignkit.trainers.learned_callback import RewardStateCallback
 
 STATE_FILE = "alignkit_state.pt"
+ROLLOUT_FILE = "rollout_{rank}.pt"
+
+
+class ResumableSampler(RepeatSampler):
+    """TRL's sampler, whose order in epoch n does not depend on the epochs before having been walked through.
+
+    Args:
+        epoch: says which epoch (from 0) begins.
+        settings: of `RepeatSampler`.
+    """
+
+    def __init__(self, epoch: Callable[[], int], **settings: Any):
+        super().__init__(**settings)
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            # as TRL draws them: one permutation after the other from one generator
+            self.generator.manual_seed(self.seed)
+            for _ in range(self.epoch()):
+                torch.randperm(self.num_samples, generator=self.generator)
+        return super().__iter__()
 
 
 class CheckpointsMixin:
     """Saves the value head in a file of its own, beside a model folder that plain transformers loads without a word."""
 
-    _buffered_inputs: Any  # the rollout in use, None before the first
+    _buffered_inputs: Any  # the micro-batches of the rollout in use, None before the first
+    _step: int  # micro-batches so far, as TRL counts them
+
+    def _get_train_sampler(self: Any, dataset: Any = None) -> ResumableSampler:
+        data = self.train_dataset if dataset is None else dataset
+        prompts = self.args.generation_batch_size // self.num_generations
+        repeats = self.num_iterations * self.args.steps_per_generation
+        steps_per_epoch = len(data) // prompts * repeats // self.args.gradient_accumulation_steps
+        return ResumableSampler(
+            epoch=lambda: self.state.global_step // steps_per_epoch,
+            data_source=data,
+            mini_repeat_count=self.num_generations,
+            batch_size=prompts,
+            repeat_count=repeats,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )
 
     def _save(self: Any, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         model, adapted = _holder(self)
@@ -51,17 +95,29 @@ class CheckpointsMixin:
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            torch.save({"kl_controller": self.kl_controller.state_dict()}, folder / STATE_FILE)
+            torch.save({"kl_controller": self.kl_controller.state_dict(), "step": self._step}, folder / STATE_FILE)
+        self.accelerator.wait_for_everyone()  # for the folder
+        rollout = {
+            "processes": self.accelerator.num_processes,
+            "micro_batches": send_to_device(self._buffered_inputs, "cpu"),
+            "used": self._since_sampling,
+            "stop": self._stop_rollout,
+            "metrics": {key: list(values) for key, values in self._metrics["train"].items()},
+        }
+        torch.save(rollout, folder / ROLLOUT_FILE.format(rank=self.accelerator.process_index))
 
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         if checkpoint is not None:
-            self._load_state(checkpoint)
+            self._load_state(Path(checkpoint))
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, RewardStateCallback):
+                    callback.resume_from = checkpoint
 
-    def _load_state(self: Any, checkpoint: str) -> None:
-        file = Path(checkpoint) / STATE_FILE
+    def _load_state(self: Any, checkpoint: Path) -> None:
+        file = checkpoint / STATE_FILE
         if not file.is_file():
             raise AlignkitError(
                 f"the checkpoint {checkpoint} has no {STATE_FILE}; it was not written by an alignkit trainer. "
@@ -69,16 +125,31 @@ class CheckpointsMixin:
             )
         state = torch.load(file, map_location="cpu", weights_only=True)
         self.kl_controller.load_state_dict(state["kl_controller"])
+        self._step = state["step"]
+        mine = checkpoint / ROLLOUT_FILE.format(rank=self.accelerator.process_index)
+        rollout: dict[str, Any] = (
+            torch.load(mine, map_location="cpu", weights_only=True) if mine.is_file() else {"processes": 0}
+        )
+        if rollout["processes"] != self.accelerator.num_processes:
+            # other shares of a rollout than these processes need: they begin with a new one
+            self._buffered_inputs = None
+            return
+        self._buffered_inputs = send_to_device(rollout["micro_batches"], self.accelerator.device)
+        self._since_sampling, self._stop_rollout = rollout["used"], rollout["stop"]
+        for key, values in rollout["metrics"].items():
+            self._metrics["train"][key] = values
 
     def restore(self: Any, checkpoint: str) -> None:
         """Go back to a checkpoint in the middle of a run: weights, critic, optimiser, scheduler, KL coefficient and
-        rewards. The step count goes on. For health checks that roll back."""
+        rewards. The step count goes on, with a new rollout. For health checks that roll back."""
+        step, metrics = self._step, self._metrics["train"].copy()
         self._load_from_checkpoint(checkpoint, model=self.model_wrapped)
         self._load_optimizer_and_scheduler(checkpoint)
+        self._step, self._buffered_inputs = step, None
+        self._metrics["train"].update(metrics)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, RewardStateCallback):
                 callback.restore(Path(checkpoint))
-        self._buffered_inputs = None
 
 
 def _holder(trainer: Any) -> tuple[Any, bool]:

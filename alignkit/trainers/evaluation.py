@@ -1,9 +1,12 @@
 """Evaluation on held-out prompts by metrics, not only by the reward that is being trained."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
+from trl.models import unwrap_model_for_generation
 
 from alignkit.errors import DataError
 from alignkit.evaluation import evaluate_rows
@@ -20,15 +23,34 @@ class EvaluationMixin:
     `load_best_model_at_end` work with any of them, for example `metric_for_best_model="eval_judge_positive_share"`.
     """
 
+    @contextmanager
+    def model_for_sampling(self: Any) -> Iterator[Any]:
+        """The policy as a plain model that can generate, its weights gathered where they are sharded."""
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            yield model
+
     def generate_eval(self: Any, eval_dataset: "Dataset | None" = None) -> list[Row]:
-        """Rows of completions of held-out prompts, see `alignkit.held_out.generate_rows`; the same prompts in the same
-        order at every call. Every process returns all rows."""
+        """Rows of completions of held-out prompts, see `alignkit.held_out.generate_rows`; the same prompts at every
+        call, in the order of the data. Every process returns all rows."""
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         if data is None:
             raise DataError("evaluation needs an eval_dataset with a column 'prompt'")
         count = len(data) if self.args.eval_samples is None else min(len(data), self.args.eval_samples)
         examples = [data[i] for i in range(count)]
-        mine = examples[self.accelerator.process_index :: self.accelerator.num_processes]
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        # shares of equal size, for a process without a batch would leave the others waiting where weights are sharded
+        share = -(-count // processes)
+        mine = [examples[i % count] for i in range(rank, share * processes, processes)]
         hotter = self.args.eval_temperature
         config = generation_config_for(
             self.accelerator.unwrap_model(self.model),
@@ -37,22 +59,24 @@ class EvaluationMixin:
         )
         was_training = self.model.training
         self.model.eval()
-        rows = generate_rows(
-            self.accelerator.unwrap_model(self.model_wrapped),
-            self.processing_class,
-            mine,
-            generation_config=config,
-            reward_funcs=self.rewards,
-            reward_weights=self.reward_weights.tolist(),
-            ref_model=self.ref_model,
-            batch_size=self.args.per_device_eval_batch_size,
-            seed=self.args.eval_seed + self.accelerator.process_index,
-            autocast=self.accelerator.autocast,
-            chat_template_kwargs=self.chat_template_kwargs,
-            reference_column=self.args.reference_column,
-        )
+        with self.model_for_sampling() as model:
+            rows = generate_rows(
+                model,
+                self.processing_class,
+                mine,
+                generation_config=config,
+                reward_funcs=self.rewards,
+                reward_weights=self.reward_weights.tolist(),
+                ref_model=self.ref_model,
+                batch_size=self.args.per_device_eval_batch_size,
+                seed=self.args.eval_seed + rank,
+                autocast=self.accelerator.autocast,
+                chat_template_kwargs=self.chat_template_kwargs,
+                reference_column=self.args.reference_column,
+            )
         self.model.train(was_training)
-        return gather_object(rows)
+        everyone = gather_object(rows)  # one process's after the other's
+        return [everyone[i % processes * share + i // processes] for i in range(count)]
 
     def evaluate(
         self: Any,

@@ -90,6 +90,12 @@ class HealthCallback(TrainerCallback):
         dtype = getattr(model, "dtype", torch.float32)
         if self.limits is None and (args.bf16 or args.fp16 or dtype in (torch.bfloat16, torch.float16)):
             self.watch.limits = Limits().for_half_precision()
+        resumed = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if state.global_step and self._healthy is None and resumed.is_dir():
+            # the monitors know again what they saw before the interruption, and have somewhere to go back to
+            for row in state.log_history:
+                self.watch.observe(row)
+            self._healthy = resumed
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any

@@ -4,23 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignkit.errors import AlignkitError
-from alignkit.reward import LearnedReward, learned_rewards, stateful_rewards
+from alignkit.reward import LearnedReward, stateful_rewards, walk_rewards
 
 FOLDER = "rewards"
 
 
-def _anyone_has(count: int) -> bool:
-    """Whether any process has something to learn from: then all must update, or a collective would hang."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return count > 0
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(count, device=device)
-    torch.distributed.all_reduce(total)
-    return bool(total > 0)
+def _of_all_processes(pending: tuple[list, list, list]) -> tuple[list, list, list]:
+    """The completions of every process, in the order of the processes; the same lists everywhere."""
+    rows = gather_object(list(zip(*pending, strict=True)))
+    prompts, completions, references = zip(*rows, strict=True) if rows else ((), (), ())
+    return list(prompts), list(completions), list(references)
 
 
 class RewardStateCallback(TrainerCallback):
@@ -31,29 +30,55 @@ class RewardStateCallback(TrainerCallback):
 
     A learned reward is updated on what it scored in training since the last update, which it remembers by itself (TRL
     tells a callback nothing of it). A step without new completions (a further pass over a rollout) does not update it.
+    Between two steps rewards are in evaluation mode, so that no trainer's `evaluate` teaches them.
+
+    With several processes the copies begin with the main process's state and learn from the completions of all of them,
+    with the same random numbers: they stay equal, and one of them is the checkpoint.
 
     Args:
         rewards: the rewards given to the trainer; compositions are searched.
+        resume_from: the checkpoint whose reward states a resumed run begins with; by default the one of the resumed
+            step in the run's `output_dir`. Our trainers set it by themselves.
     """
 
-    def __init__(self, rewards: Any):
-        self.learned = learned_rewards(rewards)
-        self.stateful = stateful_rewards(rewards)
+    def __init__(self, rewards: Any, resume_from: str | Path | None = None):
+        self.rewards = rewards if isinstance(rewards, (list, tuple)) else [rewards]
+        self.stateful = stateful_rewards(self.rewards)
+        self.resume_from = resume_from
         self.last: dict[str, float] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        for reward in self.stateful.values():
-            reward.train()
         if state.global_step:
-            self.restore(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            here = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            self.restore(Path(self.resume_from or here))
+        elif PartialState().num_processes > 1:
+            for reward in self.stateful.values():
+                reward.load_state_dict(broadcast_object_list([reward.state_dict()])[0])
+        self._train(False)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._train(True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         for key, reward in self.stateful.items():
-            if isinstance(reward, LearnedReward) and _anyone_has(int(reward.has_pending)):
-                for name, value in reward.update(*reward.pending()).items():
-                    self.last[f"{key}/{name}"] = float(value)
+            if isinstance(reward, LearnedReward):
+                pending = _of_all_processes(reward.pending())
+                if pending[0]:
+                    with torch.random.fork_rng():
+                        torch.manual_seed(args.seed + state.global_step)
+                        figures = reward.update(*pending)
+                    self.last.update({f"{key}/{name}": float(value) for name, value in figures.items()})
+        self._train(False)
+
+    def _train(self, training: bool) -> None:
+        for reward in walk_rewards(self.rewards):
+            switch = getattr(reward, "train" if training else "eval", None)
+            if callable(switch):
+                switch()
 
     def on_log(
         self,

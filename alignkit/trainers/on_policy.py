@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
-from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+from trl.models import prepare_deepspeed, prepare_fsdp
 
 from alignkit.advantages import KLController, kl_estimate, masked_mean, masked_sum, token_rewards
 from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left, pad_right
@@ -195,18 +195,7 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
             self._vllm_log_probs = log_probs
             return Completions(*prompts, *completions)
         ids, mask = pad_left(prompt_ids, self._pad_id, device)
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                generation_kwargs=self.generation_kwargs,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-            torch.no_grad(),
-            self.accelerator.autocast(),
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
-        ):
+        with self.model_for_sampling() as model, self.accelerator.autocast():
             return self.decoder(model, ids, mask, self._sampling_config)
 
     @property
