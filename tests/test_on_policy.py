@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 
 from alignkit import OnPolicyConfig, OnPolicyTrainer, load_metric
-from alignkit.errors import AlignkitError
+from alignkit.errors import AlignkitError, ConfigError
 from alignkit.models.tiny import tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from alignkit.trainers.ppo import PPOConfig, PPOTrainer
 
@@ -216,3 +216,36 @@ def test_a_method_is_a_small_subclass(tmp_path):
     assert run.state.global_step == 2
     with pytest.raises(NotImplementedError, match="must override update"):
         OnPolicyTrainer(tiny_causal_lm(), good_words, config, data(), None, tiny_tokenizer()).train()
+
+
+def test_a_sequence_classifier_is_a_reward_with_the_tokenizer_that_is_given(tmp_path):
+    classifier, tokenizer = tiny_classifier(), tiny_tokenizer()
+    run = PPOTrainer(
+        tiny_causal_lm(), [classifier, good_words], args(tmp_path), data(), None, tokenizer,
+        reward_processing_classes=[tokenizer, None],
+    )  # fmt: skip
+    rollout = run.score(run.sample([run.train_dataset[i] for i in range(4)]))
+    for prompt, completion, score in zip(rollout.prompts, rollout.completions, rollout.rewards[:, 0], strict=True):
+        with torch.no_grad():
+            logits = classifier(**tokenizer(prompt + completion, return_tensors="pt")).logits
+        assert score.item() == pytest.approx(logits[0, 0].item(), abs=1e-5)
+    with pytest.raises(ConfigError, match="has 1 entries for 2 rewards"):
+        PPOTrainer(
+            tiny_causal_lm(), [classifier, good_words], args(tmp_path), data(), None, tokenizer,
+            reward_processing_classes=[tokenizer],
+        )  # fmt: skip
+
+
+def test_the_tokenizer_comes_from_the_revision_of_the_model(tmp_path, monkeypatch):
+    tiny_causal_lm().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    asked = {}
+
+    def spy(name, **settings):
+        asked.update(settings)
+        return tiny_tokenizer()
+
+    monkeypatch.setattr("alignkit.trainers.preparation.load_tokenizer", spy)
+    settings = args(tmp_path, model_init_kwargs={"revision": "v2"}, trust_remote_code=True)
+    PPOTrainer(str(tmp_path / "model"), good_words, settings, data())
+    assert asked == {"revision": "v2", "trust_remote_code": True}

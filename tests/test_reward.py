@@ -194,7 +194,7 @@ def test_token_ids_that_do_not_exist_are_missed_in_words():
 
 
 def test_columns_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="persona"):
+    with pytest.raises(RewardCallError, match="persona"):
         call_reward(politeness, PROMPTS, COMPLETIONS, columns={"persona": ["x"]})
 
 
@@ -397,7 +397,7 @@ def test_what_was_scored_in_training_reaches_the_update_once():
 
 
 def test_remembering_lists_of_different_length_is_refused():
-    with pytest.raises(ValueError, match="one reference for each completion"):
+    with pytest.raises(RewardCallError, match="one reference for each completion"):
         Counter().remember(["p"], ["c"], [])
 
 

@@ -48,7 +48,8 @@ def call_reward(
 
     Raises:
         MissingColumnError: a required column is not in `columns`.
-        RewardCallError: the reward raised; the message names the sample when a sample alone raises too.
+        RewardCallError: the reward raised (the message names the sample when a sample alone raises too), or there is
+            not one value of everything for each completion.
         RewardValueError: the answer has the wrong length, form, or a value that is not finite.
     """
     name = name or reward_name(reward)
@@ -59,7 +60,7 @@ def call_reward(
         lengths["completion_ids"] = len(completion_ids)
     uneven = {what: length for what, length in lengths.items() if length != count}
     if uneven:
-        raise ValueError(f"{count} completions to score, but {uneven}: each needs one value per completion")
+        raise RewardCallError(f"{count} completions to score, but {uneven}: each needs one value per completion")
     check_columns([reward], ["prompt", *columns])
     offered = {
         "prompts": prompts,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from alignkit.errors import RewardCallError
 from alignkit.reward.contract import inner_rewards, unique_names, unwrap
 
 
@@ -67,10 +68,10 @@ class LearnedReward(ABC):
         """Keeps what was scored for the next update; does nothing during evaluation. `__call__` does it by itself.
 
         Raises:
-            ValueError: the three lists differ in length.
+            RewardCallError: the three lists differ in length.
         """
         if not len(prompts) == len(completions) == len(references):
-            raise ValueError(
+            raise RewardCallError(
                 f"{len(prompts)} prompts, {len(completions)} completions and {len(references)} references: expected "
                 "one reference for each completion"
             )

@@ -45,6 +45,7 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
 
     Args:
         reward_funcs: rewards, names for `load_reward`, or sequence-classification modules.
+        reward_processing_classes: tokenizers of rewards that are modules, one for each reward; found by name when None.
         metrics: name -> `evaluate.Metric`, computed on held-out completions at every evaluation.
         ref_model: the reference of the KL; by default a frozen copy of the model, or the model without its adapter.
         decoder: what samples completions in training; plain sampling by default.
@@ -70,12 +71,13 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         quantization_config: Any = None,
         peft_config: Any = None,
         *,
+        reward_processing_classes: Any = None,
         metrics: dict[str, Any] | None = None,
         ref_model: PreTrainedModel | None = None,
         decoder: Decoder | None = None,
     ):
         args = args or self.config_class(output_dir=f"{str(getattr(model, 'name_or_path', model)).split('/')[-1]}-run")
-        rewards = check_inputs(self, reward_funcs, args, train_dataset, eval_dataset)
+        rewards = check_inputs(self, reward_funcs, args, train_dataset, eval_dataset, reward_processing_classes)
         set_seed(args.seed)
         policy = prepare_policy(self, model, args, processing_class, quantization_config, peft_config, ref_model)
         model_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None

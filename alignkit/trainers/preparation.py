@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 
 def check_inputs(
-    trainer: "OnPolicyTrainer", reward_funcs: Any, args: OnPolicyConfig, train_dataset: Any, eval_dataset: Any
+    trainer: "OnPolicyTrainer",
+    reward_funcs: Any,
+    args: OnPolicyConfig,
+    train_dataset: Any,
+    eval_dataset: Any,
+    tokenizers: Any = None,
 ) -> list[Any]:
     """Refuse what cannot work, before anything expensive is loaded.
 
@@ -39,7 +44,13 @@ def check_inputs(
     given = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
     if not given or given[0] is None:
         raise ConfigError(f"{name} needs reward_funcs: a reward, or a list of rewards")
-    rewards = [_as_reward(reward) for reward in given]
+    tokenizers = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(given)
+    if len(tokenizers) != len(given):
+        raise ConfigError(
+            f"reward_processing_classes has {len(tokenizers)} entries for {len(given)} rewards; give one each, None "
+            "for a reward that is no module"
+        )
+    rewards = [_as_reward(reward, tokenizer) for reward, tokenizer in zip(given, tokenizers, strict=True)]
     for reward, log_name in zip(rewards, unique_names(rewards), strict=True):
         if granularity(reward) not in trainer.granularities:
             raise ConfigError(
@@ -67,11 +78,11 @@ def check_inputs(
     return rewards
 
 
-def _as_reward(reward: Any) -> Callable[..., Any]:
+def _as_reward(reward: Any, tokenizer: Any) -> Callable[..., Any]:
     if isinstance(reward, str):
         return load_reward(reward)
     if isinstance(reward, nn.Module):
-        return ModuleReward(reward)
+        return ModuleReward(reward, tokenizer)
     if not callable(reward):
         raise ConfigError(
             f"a reward is a callable, a name for load_reward or a sequence classifier; got {type(reward).__name__}"
@@ -122,6 +133,7 @@ def prepare_policy(
 ) -> Policy:
     """Load the model if it is named, copy its reference, and add scoring and value head."""
     source = model if isinstance(model, str) else None
+    trusted: dict[str, Any] = {}
     if isinstance(model, str):
         settings = dict(args.model_init_kwargs or {})
         settings.setdefault("dtype", torch.float32)
@@ -130,10 +142,11 @@ def prepare_policy(
             settings["quantization_config"] = quantization_config
         if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
             settings["device_map"] = None
+        trusted = {key: settings[key] for key in ("revision", "trust_remote_code") if key in settings}
         model = load_causal_or_seq2seq(model, **settings)
         if isinstance(model, PeftModel):
             model.set_requires_grad(model.active_adapters)  # it is loaded to be read; here it goes on learning
-    processing_class = processing_class or load_tokenizer(source or model.name_or_path)
+    processing_class = processing_class or load_tokenizer(source or model.name_or_path, **trusted)
     if processing_class.padding_side != "left":
         raise ConfigError(
             f"the tokenizer pads on the {processing_class.padding_side}; generation needs padding_side='left'"
