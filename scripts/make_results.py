@@ -7,6 +7,7 @@ One folder a study:
 
     docs/results/sentiment/study.yaml                       title, text, columns, plot
     docs/results/sentiment/ppo/seed-1/results.json          a run's results ("before" and "after"), one folder a seed
+    docs/results/sentiment/ppo/seed-1/environment.json      its command, machine and versions
     docs/results/sentiment/ppo/seed-1/metrics.jsonl         optional: its held-out curve
 
 `scripts/add_result.py` copies a finished run there. Nothing on the page is typed by hand: every figure is computed here
@@ -19,6 +20,7 @@ import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -34,13 +36,14 @@ over seeds; *before* is the same model, on the same held-out prompts, before tra
 
 @dataclass(frozen=True)
 class Run:
-    """One run: a method, a seed, and its held-out figures before and after training."""
+    """One run: a method, a seed, its held-out figures before and after training, and what it ran on."""
 
     method: str
     seed: int
     before: dict[str, float]
     after: dict[str, float]
     curve: list[dict[str, float]]
+    environment: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ def read_run(folder: Path) -> Run:
     curve_file = folder / "metrics.jsonl"
     lines = curve_file.read_text(encoding="utf-8").splitlines() if curve_file.exists() else []
     seed = int(folder.name.removeprefix("seed-"))
-    return Run(folder.parent.name, seed, results["before"], results["after"], [json.loads(line) for line in lines])
+    curve = [json.loads(line) for line in lines]
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    return Run(folder.parent.name, seed, results["before"], results["after"], curve, environment)
 
 
 def read_study(folder: Path) -> Study:
@@ -132,6 +137,33 @@ def table(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
+def origins(study: Study) -> str:
+    """The command, data and machine of every run: what it takes to have the figures again."""
+    commands = [f"alignkit {' '.join(run.environment['command'][1:])}" for run in study.runs]
+    machines = sorted({machine(run.environment) for run in study.runs})
+    sizes = sorted({rows(run.environment["data"]) for run in study.runs})
+    return (
+        f"{len(study.runs)} runs on {'; '.join(machines)}. Data: {'; '.join(sizes)}.\n\n"
+        + "```text\n"
+        + "".join(f"{command}\n" for command in commands)
+        + "```\n"
+    )
+
+
+def machine(environment: dict[str, Any]) -> str:
+    """Processor or accelerators, threads, and the versions that decide on figures."""
+    hardware = ", ".join(environment["accelerators"]) or f"{environment['processor']} ({environment['threads']} thread"
+    hardware += "" if environment["accelerators"] else "s)" if environment["threads"] > 1 else ")"
+    packages = environment["packages"]
+    versions = [f"{name} {packages[name]}" for name in ("torch", "transformers", "trl", "alignkit") if name in packages]
+    return f"{hardware}, {', '.join(versions)}"
+
+
+def rows(data: dict[str, dict[str, Any]]) -> str:
+    """How many rows each split had."""
+    return ", ".join(f"{part['rows']:,} {split} rows" for split, part in data.items())
+
+
 def draw(study: Study, target: Path) -> None:
     """Reward against KL: a dot for each run's end, a line for its way there, a cross for each method's mean."""
     import matplotlib
@@ -175,6 +207,7 @@ def page(studies: list[Study]) -> str:
             alt = f"{study.plot.get('y_label', study.plot['y'])} against {study.plot.get('x_label', study.plot['x'])}"
             parts.append(f"![{alt}](results/{study.folder.name}.svg)\n")
             parts.append("A dot is a run's end, a cross the mean over seeds, a thin line a run's held-out curve.\n")
+        parts.append(origins(study))
     if not studies:
         parts.append("No run has been published yet.\n")
     return "\n".join(parts)

@@ -42,6 +42,12 @@ def docs(tmp_path):
             }
             (folder / "results.json").write_text(json.dumps(results))
             rows = [{"step": 0, "eval_reward": 0.5, "eval_kl": 0.0}, {"step": 9, "eval_reward": 0.9, "eval_kl": 5.0}]
+            environment = {
+                "command": ["alignkit", "train", f"recipes/{method}.yaml", f"training.seed={seed}"],
+                "accelerators": [], "processor": "Some CPU", "threads": 1, "packages": {"torch": "2.13.0", "x": "1"},
+                "data": {"train": {"rows": 22347}, "validation": {"rows": 256}},
+            }  # fmt: skip
+            (folder / "environment.json").write_text(json.dumps(environment))
             (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "results" / "sentiment" / "study.yaml").write_text(STUDY)
     return tmp_path
@@ -59,6 +65,13 @@ def test_the_table_holds_mean_and_spread_over_seeds(docs):
     assert expected in text
     assert "| before | | 0.500 ± 0.000 | – |" in text
     assert "![held-out reward against KL (nats)](results/sentiment.svg)" in text
+
+
+def test_every_run_says_its_command_its_data_and_its_machine(docs):
+    make_results.main([], docs)
+    text = (docs / "results.md").read_text()
+    assert "6 runs on Some CPU (1 thread), torch 2.13.0. Data: 22,347 train rows, 256 validation rows." in text
+    assert "alignkit train recipes/rloo.yaml training.seed=3\n" in text
 
 
 def test_the_examples_of_the_script_hold():
