@@ -20,7 +20,8 @@ class ReferencesMixin:
             end = [self.processing_class.eos_token_id]
             texts = [completion_text(text) for text in rollout.columns[self.args.reference_column]]
             encoded = self.processing_class(text=texts, add_special_tokens=False)["input_ids"]
-            rows = [ids[: self.args.max_completion_length - 1] + end for ids in encoded]
+            limit = self.args.max_completion_length
+            rows = [ids[: limit and limit - 1] + end for ids in encoded]
             ids, mask = pad_right(rows, self._pad_id, batch["prompt_ids"].device)
             batch.update(
                 extra_prompt_ids=batch["prompt_ids"],

@@ -1,16 +1,15 @@
 """REINFORCE with a baseline: the score-function gradient, and optionally the likelihood of a reference text."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from alignkit.advantages import leave_one_out, moments, returns_to_go, whiten
-from alignkit.errors import ConfigError
 from alignkit.losses import reinforce_loss
 from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
-from alignkit.trainers.on_policy_config import OnPolicyConfig
+from alignkit.trainers.on_policy_config import OnPolicyConfig, Range
 from alignkit.trainers.references import ReferencesMixin
 from alignkit.trainers.rollout import Batch, Rollout
 
@@ -32,21 +31,32 @@ class ReinforceConfig(OnPolicyConfig):
     baseline: str = field(default="leave_one_out", metadata={"help": "leave_one_out, batch_mean, learned or none."})
     baseline_coef: float = field(default=0.5, metadata={"help": "Weight of the learned baseline's loss."})
 
-    def _check(self) -> None:
-        super()._check()
+    ranges: ClassVar[dict[str, Range]] = {
+        **OnPolicyConfig.ranges,
+        "baseline_coef": Range(advice="0 teaches the baseline nothing"),
+    }
+
+    def _contradictions(self) -> list[str]:
+        problems = super()._contradictions()
         if self.baseline not in BASELINES:
-            raise ConfigError(f"baseline={self.baseline!r}; expected one of {', '.join(BASELINES)}")
-        if self.baseline == "leave_one_out" and self.num_generations < 2:
-            raise ConfigError(
-                f"baseline='leave_one_out' compares the completions of a prompt; num_generations="
-                f"{self.num_generations} leaves none to compare with: set num_generations to 2 or more, or baseline to "
-                "batch_mean or learned"
+            problems.append(f"baseline={self.baseline!r}; expected one of {', '.join(BASELINES)}")
+        if self.baseline == "leave_one_out" and self.num_generations == 1:
+            problems.append(
+                "baseline='leave_one_out' compares the completions of a prompt; num_generations=1 leaves none to "
+                "compare with: set num_generations to 2 or more, or baseline to batch_mean or learned"
             )
         if self.num_iterations != 1:
-            raise ConfigError(
+            problems.append(
                 f"num_iterations={self.num_iterations}: REINFORCE's gradient holds only for the policy that sampled; "
                 "set it to 1, or use PPOTrainer"
             )
+        if self.steps_per_generation is not None and self.steps_per_generation > self.gradient_accumulation_steps:
+            problems.append(
+                f"steps_per_generation={self.steps_per_generation} spreads a rollout over several optimiser steps "
+                f"(gradient_accumulation_steps={self.gradient_accumulation_steps}), but REINFORCE's gradient holds only "
+                "for the policy that sampled; leave it out, raise gradient_accumulation_steps, or use PPOTrainer"
+            )
+        return problems
 
 
 class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
@@ -60,14 +70,18 @@ class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: ReinforceConfig | None = None, *rest: Any, **named: Any
     ):
-        self.uses_values = args is not None and args.baseline == "learned"
+        # a config of another class is refused by the base, in words
+        self.uses_values = isinstance(args, ReinforceConfig) and args.baseline == "learned"
         super().__init__(model, reward_funcs, args, *rest, **named)
 
     def shape(self, rollout: Rollout) -> Batch:
         """Add (B, T) `returns` and `advantages`."""
         batch = super().shape(rollout)
         mask = batch["learn_mask"]
-        returns = returns_to_go(batch["rewards"], mask, self.args.gamma)
+        rewards = batch["rewards"]
+        if self.args.whiten_rewards:
+            rewards = whiten(rewards, mask, self.accelerator.reduce(moments(rewards, mask)), shift_mean=False)
+        returns = returns_to_go(rewards, mask, self.args.gamma)
         if self.uses_values:
             self.start_values(rollout, returns, mask)
         advantages = (returns - self._baseline(rollout, returns, mask)) * mask
