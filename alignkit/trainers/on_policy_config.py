@@ -82,9 +82,9 @@ class Range:
         """What is wrong with the setting `name`, or None."""
         if value is None and self.optional:
             return None
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if number and (isinstance(value, int) or not self.whole):
-            if self.low <= value <= self.high and not (self.above and value == self.low):  # type: ignore[operator]
+        if isinstance(value, int if self.whole else int | float) and not isinstance(value, bool):
+            enough = value > self.low if self.above else value >= self.low
+            if enough and value <= self.high and math.isfinite(value):
                 return None
         kind = "a whole number" if self.whole else "a number"
         if self.high < math.inf:

@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 import torch
 
 from alignkit.advantages import leave_one_out, moments, returns_to_go, whiten
+from alignkit.decoding.prompts import pad_right
 from alignkit.losses import reinforce_loss
+from alignkit.models.scoring import Scores
+from alignkit.text import completion_text
 from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.on_policy_config import OnPolicyConfig, Range
-from alignkit.trainers.references import ReferencesMixin
 from alignkit.trainers.rollout import Batch, Rollout
 
 BASELINES = ("leave_one_out", "batch_mean", "learned", "none")
@@ -53,14 +55,18 @@ class ReinforceConfig(OnPolicyConfig):
         if self.steps_per_generation is not None and self.steps_per_generation > self.gradient_accumulation_steps:
             problems.append(
                 f"steps_per_generation={self.steps_per_generation} spreads a rollout over several optimiser steps "
-                f"(gradient_accumulation_steps={self.gradient_accumulation_steps}), but REINFORCE's gradient holds only "
-                "for the policy that sampled; leave it out, raise gradient_accumulation_steps, or use PPOTrainer"
+                f"(gradient_accumulation_steps={self.gradient_accumulation_steps}), but REINFORCE's gradient holds "
+                "only for the policy that sampled; leave it out, raise gradient_accumulation_steps, or use PPOTrainer"
             )
         return problems
 
 
-class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
-    """The on-policy base with advantage = return - baseline and the loss `-A log pi` (Williams 1992)."""
+class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
+    """The on-policy base with advantage = return - baseline and the loss `-A log pi` (Williams 1992).
+
+    With `rl_weight` below 1 the likelihood of a reference text is added (the hybrid objective of Shin et al. 2019,
+    Eq. 10); it is scored in the same forward.
+    """
 
     _tag_names = ["alignkit", "reinforce"]  # noqa: RUF012
     _name = "REINFORCE"
@@ -75,7 +81,7 @@ class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
         super().__init__(model, reward_funcs, args, *rest, **named)
 
     def shape(self, rollout: Rollout) -> Batch:
-        """Add (B, T) `returns` and `advantages`."""
+        """Add (B, T) `returns` and `advantages`, and the reference texts as `extra_*` where the MLE term is on."""
         batch = super().shape(rollout)
         mask = batch["learn_mask"]
         rewards = batch["rewards"]
@@ -92,7 +98,24 @@ class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
         batch.update(advantages=advantages, returns=returns)
         if self.uses_values:
             batch["old_values"] = rollout.made.values
+        if self.args.rl_weight < 1:
+            batch.update(self._references(rollout, batch))
         return batch
+
+    def _references(self, rollout: Rollout, batch: Batch) -> Batch:
+        """The prompts with the data's reference texts, end token included, in place of what the policy wrote."""
+        limit, end = self.args.max_completion_length, [self.processing_class.eos_token_id]
+        texts = [completion_text(text) for text in rollout.columns[self.args.reference_column]]
+        encoded = self.processing_class(text=texts, add_special_tokens=False)["input_ids"]
+        ids, mask = pad_right(
+            [row[: limit and limit - 1] + end for row in encoded], self._pad_id, batch["prompt_ids"].device
+        )
+        return {
+            "extra_prompt_ids": batch["prompt_ids"],
+            "extra_prompt_mask": batch["prompt_mask"],
+            "extra_completion_ids": ids,
+            "extra_completion_mask": mask,
+        }
 
     def _baseline(self, rollout: Rollout, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, T) what each token's return is compared with."""
@@ -121,4 +144,11 @@ class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
             value_loss = 0.5 * (scores["values"] - batch["returns"]) ** 2
             loss = loss + self.args.baseline_coef * self.mean_over_tokens(value_loss, batch)
             self.watch_values(scores["values"], batch, value_loss)
-        return self.blend(loss, extra, batch)
+        return loss if extra is None else self._blended(loss, extra, batch)
+
+    def _blended(self, loss: torch.Tensor, extra: Scores, batch: Batch) -> torch.Tensor:
+        """`rl_weight * loss + (1 - rl_weight) * negative log-likelihood of the reference`."""
+        mle = self.extra_loss(extra, batch)
+        scale = self.args.gradient_accumulation_steps
+        self._metrics["train"]["mle_loss"].append(self.accelerator.gather(mle.detach() * scale).mean().item())
+        return self.args.rl_weight * loss + (1 - self.args.rl_weight) * mle
