@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from trl.generation.vllm_generation import VLLMGeneration
 
 from alignkit.decoding.sampling import Completions
-from alignkit.errors import HealthError
+from alignkit.errors import AlignkitError, HealthError
 from alignkit.models.tiny import tiny_causal_lm
 from alignkit.models.value_head import attach_value_head
 from alignkit.trainers.critic import keep_critic_at_home
@@ -57,6 +57,13 @@ def test_another_engines_infinite_log_prob_stops_the_run():
     check_log_probs(rollout(), [[-1.0, None, -3.0], [-4.0]])
     with pytest.raises(HealthError, match=r"the sampling engine gives .* not finite to completion 1"):
         check_log_probs(rollout(), [[-1.0, -2.0, -3.0], [float("-inf")]])
+
+
+def test_an_unscored_rollout_has_no_kl():
+    unscored = rollout()
+    unscored.ref_log_probs = None
+    with pytest.raises(AlignkitError, match="`score` fills them in"):
+        _ = unscored.kl
 
 
 @pytest.mark.parametrize("separate_critic", [False, True])

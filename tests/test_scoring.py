@@ -17,6 +17,7 @@ from transformers import (
 
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ModelError
+from alignkit.models.reference import reference_of
 from alignkit.models.scoring import add_scoring, score_completions
 from alignkit.models.tiny import CAUSAL_KINDS, tiny_causal_lm, tiny_seq2seq
 from alignkit.models.value_head import attach_value_head, save_value_head, split_head
@@ -190,6 +191,22 @@ def test_a_value_head_of_another_kind_is_refused(tmp_path):
     save_value_head(split_head(generator("gpt2").state_dict())[0], str(tmp_path))
     with pytest.raises(ModelError, match="separate_critic"):
         attach_value_head(tiny_causal_lm("gpt2"), separate_critic=True, source=str(tmp_path))
+
+
+def test_values_are_asked_only_of_a_head_on_the_policys_own_trunk():
+    ids, mask = left_padded([7])
+    config = GenerationConfig(max_new_tokens=2, do_sample=True, eos_token_id=1, pad_token_id=0)
+    for model, has in ((tiny_causal_lm("gpt2"), "no value head"), (generator("gpt2", True), "a separate critic")):
+        with pytest.raises(ModelError, match=has):
+            SamplingDecoder(with_values=True)(model, ids, mask, config)
+
+
+def test_without_reference_and_adapter_there_is_nothing_to_compare_with():
+    with (
+        pytest.raises(ModelError, match="pass ref_model, or train with peft_config"),
+        reference_of(tiny_seq2seq(), None),
+    ):
+        pass
 
 
 def test_detached_values_leave_the_trunk_alone():
