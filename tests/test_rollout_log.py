@@ -11,7 +11,7 @@ from alignkit.decoding.sampling import Completions
 from alignkit.errors import AlignkitError, HealthError
 from alignkit.models.tiny import tiny_causal_lm
 from alignkit.models.value_head import attach_value_head
-from alignkit.trainers.critic import keep_critic_at_home
+from alignkit.trainers.critic import CriticMixin, keep_critic_at_home
 from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.rollout import Rollout
 from alignkit.trainers.rollout_log import check_log_probs, log_engine_gap, share_of_flat_groups
@@ -77,3 +77,20 @@ def test_vllm_is_sent_the_policys_weights_alone(separate_critic):
     assert "value_head.linear.weight" in dict(engine._iter_named_params())
     keep_critic_at_home(engine)
     assert [name for name, _ in engine._iter_named_params()] == names
+
+
+@pytest.mark.parametrize(("use_vllm", "uses_values", "kept"), [(True, True, True), (True, False, False)])
+def test_a_trainer_with_a_critic_keeps_it_from_its_engine(use_vllm, uses_values, kept):
+    class Host:
+        def __init__(self):
+            self.use_vllm = use_vllm
+            self.vllm_generation = SimpleNamespace(
+                _iter_named_params=lambda: iter([("lm_head.weight", 0), ("value_head.linear.bias", 1), ("critic.a", 2)])
+            )
+
+    class Trainer(CriticMixin, Host):
+        pass
+
+    Trainer.uses_values = uses_values
+    sent = [name for name, _ in Trainer().vllm_generation._iter_named_params()]
+    assert sent == (["lm_head.weight"] if kept else ["lm_head.weight", "value_head.linear.bias", "critic.a"])
