@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
-from typing import ClassVar
 
 import torch
 from trl import GRPOConfig
@@ -145,7 +144,7 @@ class OnPolicyConfig(GRPOConfig):
     eval_temperature: float | None = field(default=None, metadata={"help": "Temperature in evaluation."})
     eval_samples: int | None = field(default=None, metadata={"help": "At most this many held-out prompts."})
 
-    ranges: ClassVar[dict[str, Range]] = {
+    _ranges = {  # noqa: RUF012  (a table for all, no setting)
         "num_generations": Range(low=1, whole=True),
         "num_iterations": Range(low=1, whole=True),
         "max_completion_length": Range(low=1, whole=True, optional=True, advice="None goes to the model's limit"),
@@ -211,7 +210,7 @@ class OnPolicyConfig(GRPOConfig):
         return problems
 
     def _out_of_range(self) -> list[str]:
-        found = (allowed.problem(name, getattr(self, name)) for name, allowed in self.ranges.items())
+        found = (allowed.problem(name, getattr(self, name)) for name, allowed in self._ranges.items())
         return [problem for problem in found if problem]
 
     def _derive_batches(self) -> list[str]:

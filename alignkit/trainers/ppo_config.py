@@ -1,7 +1,6 @@
 """Settings of `PPOTrainer`, named as in the PPOConfig that TRL had until 1.12 where it had them."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from alignkit.trainers.on_policy_config import OnPolicyConfig, Range
 
@@ -35,8 +34,8 @@ class PPOConfig(OnPolicyConfig):
     ptx_column: str = field(default="text", metadata={"help": "Column of ptx_dataset with the text."})
     ptx_max_length: int = field(default=64, metadata={"help": "Tokens of a ptx text that are used."})
 
-    ranges: ClassVar[dict[str, Range]] = {
-        **OnPolicyConfig.ranges,
+    _ranges = {  # noqa: RUF012  (a table for all, no setting)
+        **OnPolicyConfig._ranges,
         "cliprange": Range(above=True, advice="0.2 is usual"),
         "cliprange_value": Range(above=True, optional=True, advice="None does not clip"),
         "vf_coef": Range(advice="0 teaches the critic nothing"),

@@ -1,7 +1,7 @@
 """REINFORCE with a baseline: the score-function gradient, and optionally the likelihood of a reference text."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -33,8 +33,8 @@ class ReinforceConfig(OnPolicyConfig):
     baseline: str = field(default="leave_one_out", metadata={"help": "leave_one_out, batch_mean, learned or none."})
     baseline_coef: float = field(default=0.5, metadata={"help": "Weight of the learned baseline's loss."})
 
-    ranges: ClassVar[dict[str, Range]] = {
-        **OnPolicyConfig.ranges,
+    _ranges = {  # noqa: RUF012  (a table for all, no setting)
+        **OnPolicyConfig._ranges,
         "baseline_coef": Range(advice="0 teaches the baseline nothing"),
     }
 
