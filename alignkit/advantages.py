@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from alignkit.errors import ConfigError
+
 KL_ESTIMATORS = ("k1", "k2", "k3")
 _MAX_LOG_RATIO = 20.0
 
@@ -68,6 +70,12 @@ def kl_estimate(log_probs: torch.Tensor, ref_log_probs: torch.Tensor, estimator:
         log_probs: (B, T) log-probabilities of the sampled tokens under the policy.
         ref_log_probs: (B, T) the same under the reference.
         estimator: `k1`, `k2` or `k3`.
+
+    Returns:
+        (B, T).
+
+    Raises:
+        ConfigError: an unknown estimator.
     """
     difference = log_probs - ref_log_probs
     if estimator == "k1":
@@ -77,7 +85,7 @@ def kl_estimate(log_probs: torch.Tensor, ref_log_probs: torch.Tensor, estimator:
     if estimator == "k3":
         log_ratio = (-difference).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
         return torch.expm1(log_ratio) - log_ratio
-    raise ValueError(f"unknown KL estimator {estimator!r}; expected one of {', '.join(KL_ESTIMATORS)}")
+    raise ConfigError(f"unknown KL estimator {estimator!r}; expected one of {', '.join(KL_ESTIMATORS)}")
 
 
 def last_positions(mask: torch.Tensor) -> torch.Tensor:
@@ -98,7 +106,7 @@ def token_rewards(
         mask: (B, T) tokens of the completion, its end-of-sequence token included.
         kl: (B, T) per-token KL, or None for no penalty.
         kl_coef: weight of the penalty.
-        dense: (B, T) scores that a per-token or per-turn reward gave, or None.
+        dense: (B, T) scores that a per-token reward gave, or None.
     """
     rewards = torch.zeros_like(mask, dtype=torch.float32) if dense is None else dense.float().clone()
     if kl is not None and kl_coef:
@@ -110,7 +118,10 @@ def token_rewards(
 
 
 def returns_to_go(rewards: torch.Tensor, mask: torch.Tensor, gamma: float = 1.0) -> torch.Tensor:
-    """(B, T) discounted sum of the rewards from each token on; 0 outside the mask."""
+    """Discounted sum of the rewards from each token on, `G_t = r_t + gamma * G_{t+1}`.
+
+    Takes rewards and mask (B, T), the discount per token in [0, 1]; returns (B, T), 0 outside the mask.
+    """
     rewards = torch.where(mask.bool(), rewards, torch.zeros_like(rewards))
     returns = torch.zeros_like(rewards)
     running = torch.zeros_like(rewards[:, 0])
@@ -160,9 +171,15 @@ def leave_one_out(scores: torch.Tensor, group_size: int) -> torch.Tensor:
     Args:
         scores: (B,) or (B, T) with B a multiple of `group_size`.
         group_size: completions of one prompt, at least 2.
+
+    Returns:
+        the shape of `scores`; NaN where neither the completion nor another of its prompt has a score.
+
+    Raises:
+        ConfigError: groups of one, or groups that do not fill the batch.
     """
     if group_size < 2 or len(scores) % group_size:
-        raise ValueError(
+        raise ConfigError(
             f"leave-one-out needs groups of at least 2 completions that fill the batch; got {len(scores)} completions "
             f"in groups of {group_size}: raise num_generations"
         )
@@ -175,7 +192,16 @@ def leave_one_out(scores: torch.Tensor, group_size: int) -> torch.Tensor:
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`1 - Var(returns - values) / Var(returns)` over the mask: 1 is a perfect critic, 0 a constant one."""
+    """`1 - Var(returns - values) / Var(returns)` over the mask: 1 is a perfect critic, 0 a constant one.
+
+    Args:
+        values: (B, T) from the critic.
+        returns: (B, T) what it should have said.
+        mask: (B, T).
+
+    Returns:
+        a scalar; 0 where fewer than two positions are kept.
+    """
     keep = mask.bool()
     if keep.sum() < 2:
         return torch.zeros((), device=values.device)

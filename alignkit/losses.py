@@ -36,7 +36,10 @@ def clipped_policy_loss(
 def clipped_value_loss(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half the squared error of the value, with the change since sampling clipped (the "PPO2" value loss).
+    """Half the squared error of the value, with the change since sampling clipped.
+
+    Schulman et al. 2017 leave the clipping out of the paper; it is in the code that came with it (OpenAI Baselines,
+    `ppo2/model.py`), and Engstrom et al. 2020, "Implementation matters in deep policy gradients", describe it.
 
     Args:
         values: (B, T) from the value head now.
@@ -61,6 +64,9 @@ def reinforce_loss(log_probs: torch.Tensor, advantages: torch.Tensor) -> torch.T
 
 
 def approximate_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> torch.Tensor:
-    """Per-token KL(old || new), estimated as `(ratio - 1) - log ratio` from samples of the old policy; (B, T), >= 0."""
+    """Per-token KL(old || new) in nats, estimated as `(ratio - 1) - log ratio` from samples of the old policy.
+
+    It is k3 of Schulman 2020, "Approximating KL divergence". Takes and returns (B, T); never negative.
+    """
     log_ratio = (log_probs - old_log_probs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return torch.expm1(log_ratio) - log_ratio

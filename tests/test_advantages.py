@@ -21,6 +21,7 @@ from alignkit.advantages import (
     token_rewards,
     whiten,
 )
+from alignkit.errors import ConfigError
 
 
 def ragged(lengths: list[int], width: int) -> torch.Tensor:
@@ -88,7 +89,7 @@ def test_leave_one_out_leaves_out_those_without_an_opinion():
 
 
 def test_leave_one_out_refuses_groups_of_one():
-    with pytest.raises(ValueError, match="num_generations"):
+    with pytest.raises(ConfigError, match="num_generations"):
         leave_one_out(torch.ones(4), 1)
 
 
@@ -107,7 +108,7 @@ def test_kl_estimators_against_enumeration():
 
 
 def test_an_unknown_estimator_is_named():
-    with pytest.raises(ValueError, match="k4"):
+    with pytest.raises(ConfigError, match="k4"):
         kl_estimate(torch.zeros(1), torch.zeros(1), "k4")
 
 

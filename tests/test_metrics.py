@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu import sentence_bleu
+from tokenizers import processors
 
+from alignkit.decoding.prompts import split_ids
 from alignkit.errors import ConfigError, MissingColumnError
 from alignkit.metrics import METRICS, load_metric, metric_parameters
 from alignkit.metrics.diversity import distinct, duplicates, self_bleu
@@ -18,6 +20,7 @@ from alignkit.metrics.overlap import token_f1
 from alignkit.metrics.perplexity import PerplexityMetric
 from alignkit.metrics.repetition import repetition
 from alignkit.metrics.reward import RewardMetric
+from alignkit.models.from_scratch import train_tokenizer
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
 
 TEXTS = st.lists(st.lists(st.sampled_from(list("abcd")), max_size=8).map(" ".join), min_size=1, max_size=6)
@@ -90,6 +93,22 @@ def test_overlap_with_itself_is_one_and_with_nothing_in_common_zero():
     assert same == {"bleu": pytest.approx(1.0), "f1": 1.0}
     other = metric.compute(predictions=texts, columns={"reference": ["q w e r t z", None]})
     assert other["f1"] == 0.0 and other["bleu"] < 0.05
+
+
+def test_a_text_is_split_where_its_characters_say_and_without_what_a_tokenizer_closes_with():
+    """The token that reaches over the border belongs to the continuation; a closing mark belongs to neither part."""
+    tokenizer = train_tokenizer(["low lower lowest"] * 8, 300, 32, for_classifier=True)
+    start = tokenizer.cls_token_id
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{tokenizer.cls_token} $A {tokenizer.cls_token}", special_tokens=[(tokenizer.cls_token, start)]
+    )
+    whole = tokenizer("low lowest")["input_ids"]
+    assert whole[0] == whole[-1] == start and len(whole) == 4
+    assert split_ids(tokenizer, "low lowest", 3) == (whole[:2], whole[2:3])
+    assert split_ids(tokenizer, "low lowest", 6) == (whole[:2], whole[2:3])
+    assert split_ids(tokenizer, "low lowest", 0) == (whole[:1], whole[1:3])
+    apart = tokenizer("low")["input_ids"], tokenizer(" lowest", add_special_tokens=False)["input_ids"]
+    assert split_ids(tokenizer, "low lowest", 3, apart=True) == apart
 
 
 def test_token_f1_against_the_definition():

@@ -117,7 +117,7 @@ def test_missing_sections_are_named_together(write):
         ("model.labels=[a, b]", "only the trainer 'classifier' has it"),
         ("data.ptx={use: imdbb}", "did you mean 'imdb'?"),
         ("training.reward_weights=[1.0]", "weights stand with the rewards"),
-        ("training.cliprange=-1", "cliprange=-1; expected a positive number"),
+        ("training.cliprange=-1", "cliprange=-1; expected a number above 0"),
         ("quantization={load_in_8bit: true}", "add an adapter"),
         ("evaluation.prompts=0", "expected a positive number"),
         ("evaluation.health={kll: warn}", "there is no check 'kll'"),

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from datasets import Dataset
+from trl import GRPOConfig
 
+from alignkit import PPOConfig, PPOTrainer
 from alignkit.errors import ConfigError, DataError
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
 from alignkit.trainers.reinforce import BASELINES, ReinforceConfig, ReinforceTrainer
@@ -109,6 +111,34 @@ def test_every_baseline_trains_a_step(baseline, tmp_path):
     run = trainer(tmp_path, baseline=baseline, max_steps=2)
     run.train()
     assert run.state.global_step == 2
+
+
+def test_whitened_rewards_have_variance_one_and_keep_their_mean(tmp_path):
+    """Returns are sums of what was whitened: the scores at the last tokens, and the zeros before them."""
+
+    def letters(completions, **columns):
+        return [float(len(text)) for text in completions]
+
+    run = trainer(tmp_path, reward=letters, whiten_rewards=True, whiten_advantages=False, baseline="none")
+    rollout = run.score(run.sample([run.train_dataset[i // 2] for i in range(8)]))
+    mask = rollout.learn_mask.bool()
+    raw = torch.zeros(mask.shape)
+    raw[torch.arange(8), mask.sum(1) - 1] = rollout.scores
+    kept = raw[mask].double()
+    white = torch.zeros(mask.shape, dtype=torch.float64)
+    white[mask] = (kept - kept.mean()) / (kept.var() + 1e-8).sqrt() + kept.mean()
+    expected = white.flip(1).cumsum(1).flip(1) * mask
+    assert rollout.scores.std() > 0
+    torch.testing.assert_close(run.shape(rollout)["advantages"], expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_config_of_another_kind_is_refused_in_words(tmp_path):
+    with pytest.raises(ConfigError, match="ReinforceTrainer takes a ReinforceConfig, got PPOConfig"):
+        ReinforceTrainer("no/such-model", good_words, PPOConfig(output_dir=str(tmp_path), use_cpu=True), data())
+    for config in (ReinforceConfig, GRPOConfig):
+        other = config(output_dir=str(tmp_path), use_cpu=True)
+        with pytest.raises(ConfigError, match=f"PPOTrainer takes a PPOConfig, got {config.__name__}"):
+            PPOTrainer("no/such-model", good_words, other, data())
 
 
 def test_what_cannot_work_is_refused(tmp_path):

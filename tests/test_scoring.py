@@ -6,10 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GenerationConfig
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GenerationConfig,
+    GraniteConfig,
+)
 
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ModelError
+from alignkit.models.reference import reference_of
 from alignkit.models.scoring import add_scoring, score_completions
 from alignkit.models.tiny import CAUSAL_KINDS, tiny_causal_lm, tiny_seq2seq
 from alignkit.models.value_head import attach_value_head, save_value_head, split_head
@@ -185,6 +193,22 @@ def test_a_value_head_of_another_kind_is_refused(tmp_path):
         attach_value_head(tiny_causal_lm("gpt2"), separate_critic=True, source=str(tmp_path))
 
 
+def test_values_are_asked_only_of_a_head_on_the_policys_own_trunk():
+    ids, mask = left_padded([7])
+    config = GenerationConfig(max_new_tokens=2, do_sample=True, eos_token_id=1, pad_token_id=0)
+    for model, has in ((tiny_causal_lm("gpt2"), "no value head"), (generator("gpt2", True), "a separate critic")):
+        with pytest.raises(ModelError, match=has):
+            SamplingDecoder(with_values=True)(model, ids, mask, config)
+
+
+def test_without_reference_and_adapter_there_is_nothing_to_compare_with():
+    with (
+        pytest.raises(ModelError, match="pass ref_model, or train with peft_config"),
+        reference_of(tiny_seq2seq(), None),
+    ):
+        pass
+
+
 def test_detached_values_leave_the_trunk_alone():
     model = generator("gpt2")
     ids, mask = left_padded([7])
@@ -211,6 +235,73 @@ def test_families_whose_logits_are_more_than_a_linear_map_go_their_own_way():
     completion = torch.tensor([[4, 5]])
     got = score_completions(model, ids, mask, completion, torch.ones_like(completion))["log_probs"]
     logits = capped(input_ids=torch.cat([ids, completion], 1)).logits[:, 6:8]
+    torch.testing.assert_close(got, logits.log_softmax(-1).gather(-1, completion[..., None])[..., 0])
+
+
+OWN_HEADS = {
+    "gemma2": (Gemma2Config, {"head_dim": 8, "final_logit_softcapping": 0.5}),
+    "granite": (GraniteConfig, {"logits_scaling": 4.0}),
+    "cohere": (CohereConfig, {"logit_scale": 0.25}),
+}
+
+
+def model_with_a_head_of_its_own(family: str, spread: float = 1.0, **settings):
+    """A tiny random model of a family that scales or caps its logits."""
+    kind, own = OWN_HEADS[family]
+    size = dict(vocab_size=30, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    config = kind(**size, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=1, **{**own, **settings})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(spread if parameter.ndim > 1 else 1)
+    return model
+
+
+@pytest.mark.parametrize("spread", [0.1, 8.0])
+@pytest.mark.parametrize("family", OWN_HEADS)
+def test_a_head_that_scales_or_caps_is_noticed_however_small_its_logits(family, spread):
+    """At initialisation all logits are so near 0 that a cap of 30, or a factor, hardly shows on them."""
+    model = model_with_a_head_of_its_own(family, spread)
+    add_scoring(model)
+    assert not model._alignkit_plain_head
+
+
+def test_gemmas_usual_cap_is_noticed_and_its_absence_too():
+    for cap, plain in ((30.0, False), (None, True)):
+        model = model_with_a_head_of_its_own("gemma2", final_logit_softcapping=cap)
+        add_scoring(model)
+        assert model._alignkit_plain_head is plain
+
+
+@pytest.mark.parametrize("family", OWN_HEADS)
+def test_families_with_a_head_of_their_own_are_scored_as_they_sample(family):
+    model = model_with_a_head_of_its_own(family, spread=8.0)
+    add_scoring(model)
+    ids, mask = left_padded([7, 5, 4, 1, 6])
+    torch.manual_seed(3)
+    config = GenerationConfig(max_new_tokens=9, do_sample=True, temperature=0.7, eos_token_id=1, pad_token_id=0)
+    made = SamplingDecoder()(model, ids, mask, config)
+    scored = score_completions(model, ids, mask, made.completion_ids, made.completion_mask, temperature=0.7)
+    torch.testing.assert_close(made.log_probs, scored["log_probs"], rtol=0, atol=1e-5)
+    assert made.log_probs.std() > 0.1
+    row, width = slice(0, 1), int(made.lengths()[0])  # the row without padding, from the model's own logits
+    whole = torch.cat([ids[row], made.completion_ids[row, :width]], 1)
+    with torch.no_grad():
+        log_p = (model(input_ids=whole).logits[:, 6:-1] / 0.7).log_softmax(-1)
+    own = log_p.gather(-1, made.completion_ids[row, :width, None])[..., 0]
+    torch.testing.assert_close(scored["log_probs"][row, :width], own, rtol=0, atol=1e-5)
+
+
+def test_a_head_that_an_adapter_wraps_afterwards_is_scored_with_the_adapter():
+    """What PEFT trains of the head must count: the plain weight alone is the model without it."""
+    model = tiny_causal_lm("llama")
+    add_scoring(model)
+    assert model._alignkit_plain_head
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False))
+    ids, mask = left_padded([7])
+    completion = torch.tensor([[4, 5]])
+    got = score_completions(wrapped, ids, mask, completion, torch.ones_like(completion))["log_probs"]
+    logits = wrapped(input_ids=torch.cat([ids, completion], 1)).logits[:, 6:8]
     torch.testing.assert_close(got, logits.log_softmax(-1).gather(-1, completion[..., None])[..., 0])
 
 

@@ -17,6 +17,7 @@ import trl
 from datasets import Dataset
 from transformers import GenerationMixin, PreTrainedModel, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.trainer.base_trainer import _BaseTrainer
 
@@ -242,6 +243,13 @@ def test_our_trainers_report_nothing_home(monkeypatch, tmp_path):
     assert sent == []
     GRPOTrainer(tiny_causal_lm(), length, GRPOConfig(**settings, bf16=False), data, processing_class=tiny_tokenizer())
     assert len(sent) == 1
+
+
+def test_vllm_still_takes_its_weights_from_the_walk_that_leaves_the_critic_out():
+    """`keep_critic_at_home` replaces the walk on the engine itself, so every way of sending weights must go by it."""
+    source = inspect.getsource(VLLMGeneration.sync_weights)
+    assert source.count("self._iter_named_params()") >= 3 and "named_parameters" not in source
+    assert "self.vllm_generation = VLLMGeneration(" in inspect.getsource(GRPOTrainer.__init__)
 
 
 def test_our_base_is_a_grpo_trainer():

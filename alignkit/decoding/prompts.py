@@ -32,6 +32,33 @@ def encode_prompts(
     return [list(ids) for ids in encoded]
 
 
+def split_ids(
+    tokenizer: PreTrainedTokenizerBase, text: str, begins: int, *, apart: bool = False
+) -> tuple[list[int], list[int]]:
+    """Token ids of what stands before character `begins` and of what follows, which has no special tokens added.
+
+    The text is encoded whole, as a model reads it: encoding the parts apart would put a token border where none is,
+    and make ordinary text look unlikely. A token that reaches over the border belongs to what follows.
+
+    Args:
+        tokenizer: of the model that reads the text.
+        text: what is given and what continues it.
+        begins: first character of the continuation.
+        apart: encode the parts apart after all, for encoder-decoders, which read them apart. Tokenizers without
+            offsets (slow ones) can do nothing else.
+    """
+    if apart or not tokenizer.is_fast:
+        return (
+            list(tokenizer(text[:begins])["input_ids"]),
+            list(tokenizer(text[begins:], add_special_tokens=False)["input_ids"]),
+        )
+    encoded = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    ids, special = list(encoded["input_ids"]), encoded["special_tokens_mask"]
+    ends = [end for _, end in encoded["offset_mapping"]]
+    first = next((i for i, end in enumerate(ends) if end > begins and not special[i]), len(ids))
+    return ids[:first], [ids[i] for i in range(first, len(ids)) if not special[i]]
+
+
 def pad_left(rows: list[list[int]], pad_token_id: int, device: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, P) ids padded on the left, and their mask."""
     return _pad(rows, pad_token_id, device, left=True)

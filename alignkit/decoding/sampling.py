@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from alignkit.errors import ModelError
 from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
 
 
@@ -84,7 +85,11 @@ class SamplingDecoder:
         *,
         synced_gpus: bool | None = None,
     ) -> Completions:
-        """Complete `prompt_ids` (B, P), padded on the left, with `prompt_mask` (B, P)."""
+        """Complete `prompt_ids` (B, P), padded on the left, with `prompt_mask` (B, P).
+
+        Raises:
+            ModelError: values are asked of a model without a value head on its own trunk.
+        """
         loop = _SamplingLoop(self.with_values)
         # `Trainer` may have left the model in training mode, with dropout that scoring does not have
         was_training = model.training
@@ -176,7 +181,7 @@ class _SamplingLoop:
 
 def _value_head(model: PreTrainedModel) -> nn.Module:
     if not hasattr(model, HEAD_NAME) or hasattr(model, CRITIC_NAME):
-        raise ValueError(
+        raise ModelError(
             "values can be kept while sampling only from a value head on the policy's own trunk; "
             f"{type(model).__name__} has {'a separate critic' if hasattr(model, CRITIC_NAME) else 'no value head'}"
         )

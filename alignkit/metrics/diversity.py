@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from sacrebleu.metrics import BLEU
 
-from alignkit.metrics.text_metric import TextMetric, ngrams, words
+from alignkit.metrics.text_metric import TextMetric
+from alignkit.metrics.words import ngrams, words
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

@@ -1,12 +1,12 @@
 """How much completions share with the reference texts of the data."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from sacrebleu.metrics import BLEU
 
 from alignkit.errors import MissingColumnError
-from alignkit.metrics.text_metric import TextMetric, words
+from alignkit.metrics.text_metric import TextMetric
+from alignkit.metrics.words import shared_f1, words
 from alignkit.text import completion_text
 
 
@@ -16,10 +16,7 @@ def token_f1(text: str, reference: str) -> float:
     >>> token_f1("the cat sat", "the cat lay down")
     0.5714285714285714
     """
-    ours, theirs = Counter(words(text)), Counter(words(reference))
-    if not ours or not theirs:
-        return float(ours == theirs)
-    return 2 * (ours & theirs).total() / (ours.total() + theirs.total())
+    return shared_f1(words(text), words(reference))
 
 
 class OverlapMetric(TextMetric):

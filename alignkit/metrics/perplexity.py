@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
+from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right, split_ids
 from alignkit.errors import ConfigError
 from alignkit.metrics.text_metric import TextMetric
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
@@ -91,11 +91,9 @@ class PerplexityMetric(TextMetric):
         if is_conversational(prompt):
             before = encode_prompts(tokenizer, [prompt])[0]
             after = tokenizer(text, add_special_tokens=False)["input_ids"]
-        elif model.config.is_encoder_decoder or not tokenizer.is_fast:
-            before = tokenizer(prompt)["input_ids"]
-            after = tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
-            before, after = _split_at(tokenizer, completion_text(prompt), text)
+            given = completion_text(prompt)
+            before, after = split_ids(tokenizer, given + text, len(given), apart=model.config.is_encoder_decoder)
         if not before:
             start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
             before = [start if start is not None else tokenizer.pad_token_id]
@@ -106,21 +104,6 @@ class PerplexityMetric(TextMetric):
             return before[-limit:], after[:limit]
         after = after[: limit - 1]
         return before[-(limit - len(after)) :], after
-
-
-def _split_at(tokenizer: Any, prompt: str, text: str) -> Pair:
-    """Encode prompt and completion as one text, as a model reads it, and cut where the completion's characters begin.
-
-    Encoding the parts apart would put a token border where none is, and make ordinary text look unlikely.
-    """
-    encoded = tokenizer(prompt + text, return_offsets_mapping=True)
-    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
-    # special tokens have the empty span (0, 0); those at the end (a closing token) belong to neither part
-    end = len(ids)
-    while end and offsets[end - 1][0] == offsets[end - 1][1]:
-        end -= 1
-    first = next((i for i in range(end) if offsets[i][1] > len(prompt)), end)
-    return ids[:first], ids[first:end]
 
 
 def _exp(mean: float) -> float:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from alignkit.metrics.text_metric import TextMetric, ngrams, words
+from alignkit.metrics.text_metric import TextMetric
+from alignkit.metrics.words import repeated_share, words
 
 
 def repetition(text: str, n: int = 3) -> float | None:
@@ -13,8 +14,7 @@ def repetition(text: str, n: int = 3) -> float | None:
     >>> repetition("so so so so", 2), repetition("one two three", 2)
     (0.6666666666666667, 0.0)
     """
-    grams = ngrams(words(text), n)
-    return 1 - len(set(grams)) / len(grams) if grams else None
+    return repeated_share(words(text), n)
 
 
 class RepetitionMetric(TextMetric):

@@ -1,30 +1,9 @@
 """What the metrics here share: an `evaluate.Metric` that takes text, stays in memory and needs no network."""
 
-import re
 from typing import Any
 
 import evaluate
 from datasets import Features, Value
-
-_WORDS = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words and punctuation marks, which is what n-grams are made of here.
-
-    >>> words("It's good. Good!")
-    ["it's", 'good', '.', 'good', '!']
-    """
-    return _WORDS.findall(text.lower())
-
-
-def ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
-    """All n-grams in order, repeats included.
-
-    >>> ngrams(["a", "b", "c"], 2)
-    [('a', 'b'), ('b', 'c')]
-    """
-    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
 
 
 class TextMetric(evaluate.Metric):

@@ -113,6 +113,15 @@ def chunked_log_probs(
 def log_probs_from_logits(
     logits: torch.Tensor, labels: torch.Tensor, inverse_temperature: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same from logits that a model computed itself, (N, V); for heads that are more than a linear map."""
+    """The same from logits that a model computed itself; for heads that are more than a linear map.
+
+    Args:
+        logits: (N, V).
+        labels: (N,) token ids.
+        inverse_temperature: (N,) factor on the logits.
+
+    Returns:
+        log-probabilities and entropies in nats, both (N,) float32.
+    """
     log_p = (logits.float() * inverse_temperature[:, None].float()).log_softmax(-1)
     return log_p.gather(-1, labels[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)

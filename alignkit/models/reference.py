@@ -7,6 +7,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from alignkit.errors import ModelError
 from alignkit.models.scoring import add_scoring, untaught_copy
 
 
@@ -27,13 +28,16 @@ def reference_of(policy: nn.Module, reference: nn.Module | None) -> Iterator[nn.
     """The model to score with: `reference` if there is one, else the policy with its adapter switched off.
 
     With LoRA the base weights *are* the reference, which saves a copy of the model.
+
+    Raises:
+        ModelError: there is neither a reference nor an adapter.
     """
     if reference is not None:
         yield reference
         return
     unwrapped = policy.module if hasattr(policy, "module") else policy
     if not isinstance(unwrapped, PeftModel):
-        raise ValueError(
+        raise ModelError(
             f"no reference model was given and {type(unwrapped).__name__} has no adapter to switch off; "
             "pass ref_model, or train with peft_config"
         )

@@ -20,6 +20,8 @@ from transformers import (
     T5Config,
 )
 
+from alignkit.errors import ModelError
+
 WORDS = [
     *("a", "and", "awful", "bad", "boring", "brilliant", "but", "dull", "fine", "film", "good", "great", "hated"),
     *("i", "is", "it", "loved", "movie", "not", "of", "plot", "poor", "story", "superb", "terrible", "the", "this"),
@@ -43,7 +45,11 @@ def tiny_tokenizer(words: list[str] | None = None) -> PreTrainedTokenizerFast:
 def tiny_causal_lm(
     kind: str = "gpt2", vocab_size: int = len(WORDS) + 3, hidden_size: int = 32, layers: int = 2, seed: int = 0
 ) -> PreTrainedModel:
-    """A random causal LM of the given kind (`gpt2`, `llama`, `qwen2`, `qwen3`), dropout off, eos 1, pad 0."""
+    """A random causal LM of the given kind (`gpt2`, `llama`, `qwen2`, `qwen3`), dropout off, eos 1, pad 0.
+
+    Raises:
+        ModelError: an unknown kind.
+    """
     tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
     rotary = dict(
         vocab_size=vocab_size,
@@ -74,7 +80,7 @@ def tiny_causal_lm(
     elif kind == "qwen3":
         config = Qwen3Config(head_dim=hidden_size // 4, **rotary)
     else:
-        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(CAUSAL_KINDS)}")
+        raise ModelError(f"unknown kind {kind!r}; expected one of {', '.join(CAUSAL_KINDS)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).eval()

@@ -1,6 +1,5 @@
 """The critic: a scalar per state, on the policy's own trunk or on a trunk of its own."""
 
-import copy
 from pathlib import Path
 
 import torch
@@ -10,9 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from alignkit.errors import ModelError
+from alignkit.models.scoring import CRITIC_NAME, HEAD_NAME, untaught_copy
 
-HEAD_NAME = "value_head"
-CRITIC_NAME = "critic"
 HEAD_FILE = "value_head.safetensors"
 _ADAPTER_PREFIX = "base_model.model."  # an adapter's file names the head as PEFT's wrapper sees it
 
@@ -59,9 +57,7 @@ def attach_value_head(model: PreTrainedModel, *, separate_critic: bool = False, 
     for name in (HEAD_NAME, CRITIC_NAME):  # of a trainer that had the model before
         model._modules.pop(name, None)
     if separate_critic:
-        critic = copy.deepcopy(model)
-        for name in ("forward", "_original_forward", "_alignkit_scoring", "_alignkit_plain_head"):
-            critic.__dict__.pop(name, None)
+        critic = untaught_copy(model)
         # its language-model head predicts nothing: keep it out of checkpoints, gradients and tied-weight bookkeeping
         critic.set_output_embeddings(nn.Identity())
         critic._tied_weights_keys = None
@@ -120,8 +116,3 @@ def save_value_head(head: dict[str, torch.Tensor], folder: str) -> None:
             seen.add(tensor.data_ptr())
             kept[name] = tensor.detach().cpu().contiguous()
     save_file(kept, str(Path(folder) / HEAD_FILE), metadata={"format": "pt"})
-
-
-def trainable_head_names(model: PreTrainedModel) -> list[str]:
-    """Modules that PEFT must train and save whole (`modules_to_save`)."""
-    return [HEAD_NAME] if hasattr(model, HEAD_NAME) else []

@@ -1,11 +1,12 @@
 """How the critic learns: where it starts, how fast, and what the log says of it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from alignkit.advantages import explained_variance
-from alignkit.models.value_head import HEAD_NAME
+from alignkit.models.value_head import HEAD_NAME, is_critics
 from alignkit.trainers.rollout import Batch, Rollout
 
 
@@ -16,6 +17,11 @@ class CriticMixin:
     for hundreds of steps, through directions of the hidden state that say nothing. So the first rollout's mean return
     becomes its bias, and `value_learning_rate` lets it move faster than the policy may.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.use_vllm and self.uses_values:  # type: ignore[attr-defined]
+            keep_critic_at_home(self.vllm_generation)  # type: ignore[attr-defined]
 
     def create_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's optimiser, with the critic's weights in a group of their own."""
@@ -52,6 +58,20 @@ class CriticMixin:
         log["value/mean"].append(self.global_mean(values, mask))
         explained = explained_variance(batch["old_values"], batch["returns"], mask)
         log["value/explained_variance"].append(self.accelerator.gather(explained).mean().item())
+
+
+def keep_critic_at_home(engine: Any) -> None:
+    """Let vLLM be sent the policy's weights alone: its model has no critic, and refuses names that it does not know.
+
+    Args:
+        engine: TRL's `VLLMGeneration`; its weights are walked on every process, so they are left out at the very end.
+    """
+    everything = engine._iter_named_params
+
+    def policys() -> Iterator[tuple[str, torch.Tensor]]:
+        return ((name, tensor) for name, tensor in everything() if not is_critics(name))
+
+    engine._iter_named_params = policys
 
 
 def _unwrapped(trainer: Any) -> Any:

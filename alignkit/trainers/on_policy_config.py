@@ -1,5 +1,6 @@
 """Settings that every on-policy trainer shares: TRL's `GRPOConfig`, less what only GRPO's loss reads, plus ours."""
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 
 import torch
@@ -49,9 +50,48 @@ _GRPO_ONLY = {
     "cache_implementation": None,
     "router_aux_loss_coef": None,
     "log_multimodal": None,
+    "num_generations_eval": "num_generations (a held-out prompt is completed once)",
+    "pad_to_multiple_of": None,  # every micro-batch is cut to its own longest row
 }
 # TRL turns these on or off for GRPO by default; a value equal to the default is not a choice of the user's.
-_ALLOWED_DEFAULTS = {"log_multimodal": True}
+_ALLOWED_DEFAULTS = {"log_multimodal": True, "num_generations_eval": 1, "pad_to_multiple_of": None}
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may be.
+
+    Args:
+        low: the smallest.
+        high: the largest.
+        above: `low` itself is too small.
+        whole: whole numbers only.
+        optional: None will do as well.
+        advice: what to set instead.
+    """
+
+    low: float = 0
+    high: float = math.inf
+    above: bool = False
+    whole: bool = False
+    optional: bool = False
+    advice: str = ""
+
+    def problem(self, name: str, value: object) -> str | None:
+        """What is wrong with the setting `name`, or None."""
+        if value is None and self.optional:
+            return None
+        if isinstance(value, int if self.whole else int | float) and not isinstance(value, bool):
+            enough = value > self.low if self.above else value >= self.low
+            if enough and value <= self.high and math.isfinite(value):
+                return None
+        kind = "a whole number" if self.whole else "a number"
+        if self.high < math.inf:
+            expected = f"{kind} between {self.low} and {self.high}"
+        else:
+            expected = f"{kind} above {self.low}" if self.above else f"{kind} of {self.low} or more"
+        other = " or None" if self.optional else ""
+        return f"{name}={value!r}; expected {expected}{other}{self.advice and ': '}{self.advice}"
 
 
 @dataclass
@@ -66,7 +106,7 @@ class OnPolicyConfig(GRPOConfig):
     dropout is off (so that scoring sees the model that sampled), `num_generations` may be 1.
 
     Args:
-        kl_coef: weight of the KL penalty against the reference, taken off each token's reward.
+        kl_coef: weight of the KL penalty against the reference, taken off each token's reward; 0 leaves it out.
         kl_estimator: `k1`, `k2` or `k3`, see `alignkit.advantages.kl_estimate`.
         kl_target: KL per response (nats) that an adaptive coefficient holds; None keeps `kl_coef` fixed.
         kl_horizon: completions over which the adaptive coefficient adapts.
@@ -104,19 +144,38 @@ class OnPolicyConfig(GRPOConfig):
     eval_temperature: float | None = field(default=None, metadata={"help": "Temperature in evaluation."})
     eval_samples: int | None = field(default=None, metadata={"help": "At most this many held-out prompts."})
 
+    _ranges = {  # noqa: RUF012  (a table for all, no setting)
+        "num_generations": Range(low=1, whole=True),
+        "num_iterations": Range(low=1, whole=True),
+        "max_completion_length": Range(low=1, whole=True, optional=True, advice="None goes to the model's limit"),
+        "temperature": Range(above=True, advice="training samples; a small temperature is nearly greedy"),
+        "kl_coef": Range(advice="0 leaves the penalty out; below 0 it would reward leaving the reference"),
+        "kl_target": Range(above=True, optional=True, advice="None keeps kl_coef fixed"),
+        "kl_horizon": Range(above=True, advice="larger adapts more slowly"),
+        "gamma": Range(high=1, advice="1 does not discount"),
+        "target_kl_stop": Range(above=True, optional=True, advice="None finishes every pass"),
+        "value_learning_rate": Range(above=True, optional=True, advice="None takes the policy's"),
+        "entropy_coef": Range(advice="0 leaves the bonus out"),
+        "rl_weight": Range(high=1, advice="1 is pure RL, 0 pure likelihood of the reference"),
+        "eval_temperature": Range(above=True, optional=True, advice="None takes temperature"),
+        "eval_samples": Range(low=1, whole=True, optional=True, advice="None takes all prompts"),
+    }
+
     def __post_init__(self) -> None:
-        self._refuse_grpo_only()
+        if isinstance(self.pad_to_multiple_of, str) and self.pad_to_multiple_of.lower() in ("auto", "none", "null"):
+            self.pad_to_multiple_of = None
         if self.bf16 is None:
             self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        if self.pad_to_multiple_of == "auto":
-            self.pad_to_multiple_of = None
-        self.num_generations_eval = self.num_generations_eval or 1
-        # GRPOConfig's own check demands two generations a prompt, which only group baselines need: go past it
+        # GRPOConfig's own check demands two generations a prompt, which only group baselines need: go past it, and keep
+        # what it refuses besides in `_refused_by_grpo`
         super(GRPOConfig, self).__post_init__()
-        self._derive_batches()
-        self._check()
+        problems = [*self._grpo_only(), *self._refused_by_grpo(), *self._out_of_range(), *self._derive_batches()]
+        problems += self._contradictions()
+        if problems:
+            raise ConfigError("; ".join(problems))
+        self.num_generations_eval = 1
 
-    def _refuse_grpo_only(self) -> None:
+    def _grpo_only(self) -> list[str]:
         problems = []
         for declared in fields(self):
             if declared.name not in _GRPO_ONLY:
@@ -127,52 +186,67 @@ class OnPolicyConfig(GRPOConfig):
                 instead = _GRPO_ONLY[declared.name]
                 advice = f"; use {instead}" if instead else "; leave it out"
                 problems.append(f"{declared.name}={given!r} belongs to GRPO's loss and has no effect here{advice}")
-        if problems:
-            raise ConfigError("; ".join(problems))
+        return problems
 
-    def _derive_batches(self) -> None:
+    def _refused_by_grpo(self) -> list[str]:
+        """What `GRPOConfig` refuses for reasons that hold here as well."""
+        problems = []
+        parallel = self.parallelism_config
+        if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
+            problems.append(
+                "parallelism_config splits sequences (cp_size or sp_size above 1), but completions are made inside the "
+                "trainer, where the host cannot split them; set cp_size=1 and sp_size=1"
+            )
+        if self.log_completions_hub_repo is not None and not self.log_completions:
+            problems.append(
+                f"log_completions_hub_repo={self.log_completions_hub_repo!r} uploads the completions table, but "
+                "log_completions is off; set log_completions=True, or leave the repository out"
+            )
+        if self.auto_find_batch_size:
+            problems.append(
+                "auto_find_batch_size=True would shrink the batch that a rollout is cut into; leave it out, and lower "
+                "per_device_train_batch_size if memory runs out"
+            )
+        return problems
+
+    def _out_of_range(self) -> list[str]:
+        found = (allowed.problem(name, getattr(self, name)) for name, allowed in self._ranges.items())
+        return [problem for problem in found if problem]
+
+    def _derive_batches(self) -> list[str]:
+        """Fill in `generation_batch_size` and `steps_per_generation`, each from the other."""
         micro = self.per_device_train_batch_size * self.world_size
         if self.generation_batch_size is not None and self.steps_per_generation is not None:
-            raise ConfigError(
+            return [
                 f"generation_batch_size={self.generation_batch_size} and "
                 f"steps_per_generation={self.steps_per_generation} say the same thing twice; give one of them"
-            )
+            ]
         if self.generation_batch_size is None:
             self.steps_per_generation = self.steps_per_generation or self.gradient_accumulation_steps
             self.generation_batch_size = micro * self.steps_per_generation
         elif self.generation_batch_size % micro:
-            raise ConfigError(
+            return [
                 f"generation_batch_size={self.generation_batch_size} must be a multiple of {micro} "
                 "(per_device_train_batch_size times the number of processes)"
-            )
+            ]
         else:
             self.steps_per_generation = self.generation_batch_size // micro
+        problems = []
         if self.steps_per_generation % self.gradient_accumulation_steps:
-            raise ConfigError(
+            problems.append(
                 f"steps_per_generation={self.steps_per_generation} must be a multiple of "
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps}: an optimiser step is made of "
                 "completions of one rollout"
             )
-        if self.num_generations < 1 or self.generation_batch_size % self.num_generations:
-            raise ConfigError(
-                f"num_generations={self.num_generations} must be at least 1 and divide the "
-                f"{self.generation_batch_size} completions that are sampled at once (per_device_train_batch_size * "
-                "steps_per_generation * number of processes)"
+        if self.num_generations and self.generation_batch_size % self.num_generations:
+            problems.append(
+                f"num_generations={self.num_generations} must divide the {self.generation_batch_size} completions that "
+                "are sampled at once (per_device_train_batch_size * steps_per_generation * number of processes)"
             )
+        return problems
 
-    def _check(self) -> None:
-        problems = []
+    def _contradictions(self) -> list[str]:
+        """What else cannot work; a method adds its own."""
         if self.kl_estimator not in KL_ESTIMATORS:
-            problems.append(f"kl_estimator={self.kl_estimator!r}; expected one of {', '.join(KL_ESTIMATORS)}")
-        if not 0 <= self.rl_weight <= 1:
-            problems.append(f"rl_weight={self.rl_weight}; expected a share between 0 and 1")
-        if self.temperature <= 0:
-            problems.append(f"temperature={self.temperature}; expected a positive number")
-        for name in ("kl_target", "kl_horizon", "target_kl_stop", "eval_samples", "max_completion_length"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                problems.append(f"{name}={value}; expected a positive number or None")
-        if self.use_vllm and self.kl_coef < 0:
-            problems.append(f"kl_coef={self.kl_coef}; expected 0 or more")
-        if problems:
-            raise ConfigError("; ".join(problems))
+            return [f"kl_estimator={self.kl_estimator!r}; expected one of {', '.join(KL_ESTIMATORS)}"]
+        return []

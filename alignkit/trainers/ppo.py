@@ -12,11 +12,10 @@ from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.ppo_config import PPOConfig
 from alignkit.trainers.ptx import PtxText
-from alignkit.trainers.references import ReferencesMixin
 from alignkit.trainers.rollout import Batch, Rollout
 
 
-class PPOTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
+class PPOTrainer(CriticMixin, OnPolicyTrainer):
     """The on-policy base with a value head, GAE, and clipped policy and value losses (Schulman et al. 2017).
 
     The KL to the reference is part of each token's reward (Ziegler et al. 2019). Takes `OnPolicyTrainer`'s arguments

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from alignkit.errors import ConfigError
-from alignkit.trainers.on_policy_config import OnPolicyConfig
+from alignkit.trainers.on_policy_config import OnPolicyConfig, Range
 
 
 @dataclass
@@ -35,20 +34,21 @@ class PPOConfig(OnPolicyConfig):
     ptx_column: str = field(default="text", metadata={"help": "Column of ptx_dataset with the text."})
     ptx_max_length: int = field(default=64, metadata={"help": "Tokens of a ptx text that are used."})
 
-    def _check(self) -> None:
-        super()._check()
-        problems = []
+    _ranges = {  # noqa: RUF012  (a table for all, no setting)
+        **OnPolicyConfig._ranges,
+        "cliprange": Range(above=True, advice="0.2 is usual"),
+        "cliprange_value": Range(above=True, optional=True, advice="None does not clip"),
+        "vf_coef": Range(advice="0 teaches the critic nothing"),
+        "lam": Range(high=1, advice="0 trusts the critic, 1 the return"),
+        "value_warmup_steps": Range(whole=True),
+        "ptx_coef": Range(advice="0 leaves the ptx text out"),
+        "ptx_max_length": Range(low=2, whole=True, advice="of a text without a prompt the first token is given"),
+    }
+
+    def _contradictions(self) -> list[str]:
+        problems = super()._contradictions()
         if self.rl_weight != 1:
             problems.append(
                 f"rl_weight={self.rl_weight} is REINFORCE's hybrid objective; with PPO use ptx_coef and a ptx_dataset"
             )
-        for name in ("cliprange", "cliprange_value"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                problems.append(f"{name}={value}; expected a positive number")
-        if not 0 <= self.lam <= 1:
-            problems.append(f"lam={self.lam}; expected a number between 0 and 1")
-        if self.num_iterations < 1:
-            problems.append(f"num_iterations={self.num_iterations}; expected at least 1")
-        if problems:
-            raise ConfigError("; ".join(problems))
+        return problems

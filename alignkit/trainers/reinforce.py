@@ -6,12 +6,13 @@ from typing import Any
 import torch
 
 from alignkit.advantages import leave_one_out, moments, returns_to_go, whiten
-from alignkit.errors import ConfigError
+from alignkit.decoding.prompts import pad_right
 from alignkit.losses import reinforce_loss
+from alignkit.models.scoring import Scores
+from alignkit.text import completion_text
 from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
-from alignkit.trainers.on_policy_config import OnPolicyConfig
-from alignkit.trainers.references import ReferencesMixin
+from alignkit.trainers.on_policy_config import OnPolicyConfig, Range
 from alignkit.trainers.rollout import Batch, Rollout
 
 BASELINES = ("leave_one_out", "batch_mean", "learned", "none")
@@ -32,25 +33,40 @@ class ReinforceConfig(OnPolicyConfig):
     baseline: str = field(default="leave_one_out", metadata={"help": "leave_one_out, batch_mean, learned or none."})
     baseline_coef: float = field(default=0.5, metadata={"help": "Weight of the learned baseline's loss."})
 
-    def _check(self) -> None:
-        super()._check()
+    _ranges = {  # noqa: RUF012  (a table for all, no setting)
+        **OnPolicyConfig._ranges,
+        "baseline_coef": Range(advice="0 teaches the baseline nothing"),
+    }
+
+    def _contradictions(self) -> list[str]:
+        problems = super()._contradictions()
         if self.baseline not in BASELINES:
-            raise ConfigError(f"baseline={self.baseline!r}; expected one of {', '.join(BASELINES)}")
-        if self.baseline == "leave_one_out" and self.num_generations < 2:
-            raise ConfigError(
-                f"baseline='leave_one_out' compares the completions of a prompt; num_generations="
-                f"{self.num_generations} leaves none to compare with: set num_generations to 2 or more, or baseline to "
-                "batch_mean or learned"
+            problems.append(f"baseline={self.baseline!r}; expected one of {', '.join(BASELINES)}")
+        if self.baseline == "leave_one_out" and self.num_generations == 1:
+            problems.append(
+                "baseline='leave_one_out' compares the completions of a prompt; num_generations=1 leaves none to "
+                "compare with: set num_generations to 2 or more, or baseline to batch_mean or learned"
             )
         if self.num_iterations != 1:
-            raise ConfigError(
+            problems.append(
                 f"num_iterations={self.num_iterations}: REINFORCE's gradient holds only for the policy that sampled; "
                 "set it to 1, or use PPOTrainer"
             )
+        if self.steps_per_generation is not None and self.steps_per_generation > self.gradient_accumulation_steps:
+            problems.append(
+                f"steps_per_generation={self.steps_per_generation} spreads a rollout over several optimiser steps "
+                f"(gradient_accumulation_steps={self.gradient_accumulation_steps}), but REINFORCE's gradient holds "
+                "only for the policy that sampled; leave it out, raise gradient_accumulation_steps, or use PPOTrainer"
+            )
+        return problems
 
 
-class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
-    """The on-policy base with advantage = return - baseline and the loss `-A log pi` (Williams 1992)."""
+class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
+    """The on-policy base with advantage = return - baseline and the loss `-A log pi` (Williams 1992).
+
+    With `rl_weight` below 1 the likelihood of a reference text is added (the hybrid objective of Shin et al. 2019,
+    Eq. 10); it is scored in the same forward.
+    """
 
     _tag_names = ["alignkit", "reinforce"]  # noqa: RUF012
     _name = "REINFORCE"
@@ -60,14 +76,18 @@ class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: ReinforceConfig | None = None, *rest: Any, **named: Any
     ):
-        self.uses_values = args is not None and args.baseline == "learned"
+        # a config of another class is refused by the base, in words
+        self.uses_values = isinstance(args, ReinforceConfig) and args.baseline == "learned"
         super().__init__(model, reward_funcs, args, *rest, **named)
 
     def shape(self, rollout: Rollout) -> Batch:
-        """Add (B, T) `returns` and `advantages`."""
+        """Add (B, T) `returns` and `advantages`, and the reference texts as `extra_*` where the MLE term is on."""
         batch = super().shape(rollout)
         mask = batch["learn_mask"]
-        returns = returns_to_go(batch["rewards"], mask, self.args.gamma)
+        rewards = batch["rewards"]
+        if self.args.whiten_rewards:
+            rewards = whiten(rewards, mask, self.accelerator.reduce(moments(rewards, mask)), shift_mean=False)
+        returns = returns_to_go(rewards, mask, self.args.gamma)
         if self.uses_values:
             self.start_values(rollout, returns, mask)
         advantages = (returns - self._baseline(rollout, returns, mask)) * mask
@@ -78,7 +98,24 @@ class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
         batch.update(advantages=advantages, returns=returns)
         if self.uses_values:
             batch["old_values"] = rollout.made.values
+        if self.args.rl_weight < 1:
+            batch.update(self._references(rollout, batch))
         return batch
+
+    def _references(self, rollout: Rollout, batch: Batch) -> Batch:
+        """The prompts with the data's reference texts, end token included, in place of what the policy wrote."""
+        limit, end = self.args.max_completion_length, [self.processing_class.eos_token_id]
+        texts = [completion_text(text) for text in rollout.columns[self.args.reference_column]]
+        encoded = self.processing_class(text=texts, add_special_tokens=False)["input_ids"]
+        ids, mask = pad_right(
+            [row[: limit and limit - 1] + end for row in encoded], self._pad_id, batch["prompt_ids"].device
+        )
+        return {
+            "extra_prompt_ids": batch["prompt_ids"],
+            "extra_prompt_mask": batch["prompt_mask"],
+            "extra_completion_ids": ids,
+            "extra_completion_mask": mask,
+        }
 
     def _baseline(self, rollout: Rollout, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, T) what each token's return is compared with."""
@@ -107,4 +144,11 @@ class ReinforceTrainer(CriticMixin, ReferencesMixin, OnPolicyTrainer):
             value_loss = 0.5 * (scores["values"] - batch["returns"]) ** 2
             loss = loss + self.args.baseline_coef * self.mean_over_tokens(value_loss, batch)
             self.watch_values(scores["values"], batch, value_loss)
-        return self.blend(loss, extra, batch)
+        return loss if extra is None else self._blended(loss, extra, batch)
+
+    def _blended(self, loss: torch.Tensor, extra: Scores, batch: Batch) -> torch.Tensor:
+        """`rl_weight * loss + (1 - rl_weight) * negative log-likelihood of the reference`."""
+        mle = self.extra_loss(extra, batch)
+        scale = self.args.gradient_accumulation_steps
+        self._metrics["train"]["mle_loss"].append(self.accelerator.gather(mle.detach() * scale).mean().item())
+        return self.args.rl_weight * loss + (1 - self.args.rl_weight) * mle

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from alignkit.decoding.sampling import Completions
+from alignkit.errors import AlignkitError
 from alignkit.text import Text
 
 Batch = dict[str, torch.Tensor]
@@ -24,7 +25,7 @@ class Rollout:
         ref_log_probs: (B, T) under the reference.
         rewards: (B, F) score per reward function; NaN where it had no opinion.
         scores: (B,) weighted sum over the reward functions; NaN where none had an opinion.
-        dense: (B, T) weighted scores of per-token and per-turn rewards, or None.
+        dense: (B, T) weighted scores of per-token rewards, or None.
     """
 
     prompts: list[Text]
@@ -43,9 +44,13 @@ class Rollout:
 
     @property
     def kl(self) -> torch.Tensor:
-        """(B, T) log p - log q per token, 0 outside the completion."""
+        """(B, T) log p - log q per token, in nats, 0 outside the completion.
+
+        Raises:
+            AlignkitError: the rollout has not been scored.
+        """
         if self.made.log_probs is None or self.ref_log_probs is None:
-            raise ValueError("the rollout has no log-probabilities to compare")
+            raise AlignkitError("the rollout has no log-probabilities to compare; `score` fills them in: call it first")
         return (self.made.log_probs - self.ref_log_probs) * self.made.completion_mask
 
 

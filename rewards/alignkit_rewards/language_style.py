@@ -84,20 +84,12 @@ class LanguageStyle(NetworkReward):
 
     def _split(self, prompt: Any, completion: Any) -> tuple[list[int], list[int]]:
         """Token ids of what is given (at least one) and of what is scored."""
+        from alignkit.decoding.prompts import split_ids
+
         model, tokenizer = self.network()
         whole = completion_text(completion) if self.given == "nothing" else joined_text(prompt, completion)
         begins = len(whole) - len(completion_text(completion))
-        if model.config.is_encoder_decoder:
-            context = tokenizer(whole[:begins])["input_ids"]
-            written = tokenizer(whole[begins:], add_special_tokens=False)["input_ids"]
-        else:
-            # One text, one tokenisation: cut at the prompt's end a word could fall into other pieces than it has here.
-            encoded = tokenizer(whole, return_offsets_mapping=True, return_special_tokens_mask=True)
-            ends, special = [end for _, end in encoded["offset_mapping"]], encoded["special_tokens_mask"]
-            first = next((i for i, end in enumerate(ends) if end > begins and not special[i]), len(ends))
-            ids = encoded["input_ids"]
-            context = ids[:first]
-            written = [token for token, is_special in zip(ids[first:], special[first:], strict=True) if not is_special]
+        context, written = split_ids(tokenizer, whole, begins, apart=model.config.is_encoder_decoder)
         if not context:
             start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
             context, written = ([start], written) if start is not None else (written[:1], written[1:])

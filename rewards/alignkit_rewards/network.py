@@ -44,7 +44,7 @@ class NetworkReward:
 
     def load(self, name: str) -> tuple[Any, Any]:
         """Model and tokenizer of a name; each reward says which kind of model that is."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say in load(name) which kind of model it scores with")
 
     def network(self) -> tuple[Any, Any]:
         """The model in eval mode, where it runs, and a tokenizer of its own; loaded on first use."""

@@ -1,9 +1,9 @@
 """How many of a completion's words the reference has too."""
 
-from collections import Counter
 from typing import Any
 
 from alignkit.errors import RewardError
+from alignkit.metrics.words import shared_f1
 from alignkit.text import completion_text
 from alignkit_rewards.words import references, words
 
@@ -48,15 +48,8 @@ class ReferenceOverlap:
 
 
 def _f1(text: str, texts: list[str]) -> float:
-    own = Counter(words(text))
-    return max(_f1_of(own, Counter(words(other))) for other in texts)
-
-
-def _f1_of(own: Counter, other: Counter) -> float:
-    if not own or not other:
-        # Two empty texts agree; an empty one agrees with nothing else.
-        return float(own == other)
-    return 2 * (own & other).total() / (own.total() + other.total())
+    own = words(text)
+    return max(shared_f1(own, words(other)) for other in texts)
 
 
 def _bleu(text: str, texts: list[str]) -> float:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from alignkit.errors import RewardError
+from alignkit.metrics.words import repeated_share
 from alignkit.text import completion_text
 from alignkit_rewards.words import words
 
@@ -32,5 +33,4 @@ class Repetition:
         return [self._penalty(words(completion_text(completion))) for completion in completions]
 
     def _penalty(self, text: list[str]) -> float:
-        ngrams = [tuple(text[i : i + self.n]) for i in range(len(text) - self.n + 1)]
-        return -(len(ngrams) - len(set(ngrams))) / len(ngrams) if ngrams else 0.0
+        return 0.0 - (repeated_share(text, self.n) or 0.0)
