@@ -44,6 +44,8 @@ class CriticMixin:
             return
         head = _unwrapped(self).value_head
         head = head.modules_to_save[head.active_adapters[0]] if hasattr(head, "modules_to_save") else head
+        if head.linear.bias.numel() != 1:
+            return  # sharded by DeepSpeed or FSDP: it starts at zero
         if head.linear.weight.detach().abs().sum() or head.linear.bias.detach().abs().sum():
             return  # restored from a checkpoint
         level = self.global_mean(returns, mask)

@@ -18,9 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
-from alignkit.advantages import KLController, kl_estimate, masked_mean, masked_sum, token_rewards
+from alignkit.advantages import KLController, kl_estimate, masked_mean, masked_sum, moments, token_rewards, whiten
 from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left, pad_right
 from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder
+from alignkit.errors import ConfigError
 from alignkit.held_out import generation_config_for
 from alignkit.losses import approximate_kl
 from alignkit.models.reference import reference_of
@@ -78,6 +79,8 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
     ):
         args = args or self.config_class(output_dir=f"{str(getattr(model, 'name_or_path', model)).split('/')[-1]}-run")
         rewards = check_inputs(self, reward_funcs, args, train_dataset, eval_dataset, reward_processing_classes)
+        if decoder is not None and args.use_vllm:
+            raise ConfigError("a decoder was given and use_vllm=True: both would sample; leave one of them out")
         set_seed(args.seed)
         policy = prepare_policy(self, model, args, processing_class, quantization_config, peft_config, ref_model)
         model_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None
@@ -163,6 +166,9 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
             self.kl_controller.coef,
             rollout.dense,
         )
+        if self.args.whiten_rewards:
+            seen = self.accelerator.reduce(moments(rewards, rollout.learn_mask))
+            rewards = whiten(rewards, rollout.learn_mask, seen, shift_mean=False)
         return {
             "prompt_ids": made.prompt_ids,
             "prompt_mask": made.prompt_mask,

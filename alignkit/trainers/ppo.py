@@ -50,8 +50,6 @@ class PPOTrainer(CriticMixin, OnPolicyTrainer):
         batch = super().shape(rollout)
         mask = batch["learn_mask"]
         rewards = batch["rewards"]
-        if self.args.whiten_rewards:
-            rewards = whiten(rewards, mask, self.accelerator.reduce(moments(rewards, mask)), shift_mean=False)
         self.start_values(rollout, returns_to_go(rewards, mask, self.args.gamma), mask)
         values = rollout.made.values
         advantages, returns = gae(rewards, values, mask, self.args.gamma, self.args.lam)

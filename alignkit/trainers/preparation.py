@@ -133,6 +133,13 @@ def prepare_policy(
 ) -> Policy:
     """Load the model if it is named, copy its reference, and add scoring and value head."""
     source = model if isinstance(model, str) else None
+    loading = {"quantization_config": quantization_config, "model_init_kwargs": args.model_init_kwargs}
+    given = [name for name, value in loading.items() if value]
+    if source is None and given:
+        raise ConfigError(
+            f"{' and '.join(given)}: says how to load a model, but the model was given ready; load it so yourself, or "
+            "pass its name"
+        )
     trusted: dict[str, Any] = {}
     if isinstance(model, str):
         settings = dict(args.model_init_kwargs or {})

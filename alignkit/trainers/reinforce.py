@@ -85,8 +85,6 @@ class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
         batch = super().shape(rollout)
         mask = batch["learn_mask"]
         rewards = batch["rewards"]
-        if self.args.whiten_rewards:
-            rewards = whiten(rewards, mask, self.accelerator.reduce(moments(rewards, mask)), shift_mean=False)
         returns = returns_to_go(rewards, mask, self.args.gamma)
         if self.uses_values:
             self.start_values(rollout, returns, mask)
