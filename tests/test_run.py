@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignkit.errors import AlignkitError, ConfigError, DataError
+from alignkit.json_lines import append_json_lines, read_json_lines
 from alignkit.recipe import load_recipe
 from alignkit.run import run_recipe
 from alignkit.run.environment import check_processes
-from alignkit.run.folder import RUN_FILES
+from alignkit.run.folder import RUN_FILES, RunFolder
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 ON_POLICY = ("ppo", "reinforce", "grpo", "rloo")
@@ -43,7 +44,7 @@ def tiny_recipe(trainer, tiny_quickstart, folder, *more):
 
 
 def lines_of(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_json_lines(path, drop_torn=False)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,9 @@ def test_a_run_continued_from_a_checkpoint_ends_where_it_would_have(trainer, tin
     shutil.copytree(whole, broken)
     shutil.rmtree(broken / "checkpoint-4")
     shutil.rmtree(broken / "model")
+    for name in ("metrics.jsonl", "samples.jsonl"):  # killed while it wrote
+        with (broken / name).open("a", encoding="utf-8") as file:
+            file.write('{"step": 4, "phase": "tra')
     continued = run_recipe(tiny_recipe(trainer, tiny_quickstart, broken, *saving), resume=True)
     first, second = (load_file(folder / "model" / "model.safetensors") for folder in (whole, continued))
     assert all((first[name] == second[name]).all() for name in first)
@@ -111,10 +115,30 @@ def test_a_run_continued_from_a_checkpoint_ends_where_it_would_have(trainer, tin
         [(r["step"], r["loss"]) for r in lines_of(f / "metrics.jsonl") if "loss" in r] for f in (whole, continued)
     ]
     assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [1, 2, 3, 4]
-    phases = [s["phase"] for s in lines_of(continued / "samples.jsonl") if s["phase"] != "train"]
-    assert phases == ["before"] * 4 + ["after"] * 4
+    kept = [[(r["step"], sorted(r)) for r in lines_of(f / "metrics.jsonl")] for f in (whole, continued)]
+    assert kept[0] == kept[1], "the evaluation at step 0 stands there once, as all else"
+    shown = [
+        [(s["phase"], s["step"], s["completion"]) for s in lines_of(f / "samples.jsonl")] for f in (whole, continued)
+    ]
+    assert shown[0] == shown[1] and [s[0] for s in shown[0] if s[0] != "train"] == ["before"] * 4 + ["after"] * 4
     results = [json.loads((f / "results.json").read_text()) for f in (whole, continued)]
     assert results[0]["after"] == results[1]["after"]
+
+
+def test_resuming_cuts_the_logs_back_to_the_checkpoint(tmp_path):
+    """Texts keep their line separators; a torn last line goes, so that the next one does not stick to it."""
+    metrics = [{"step": step, "text": "a\u2028b"} for step in (0, 1, 2, 3)]
+    phases = [("before", 0), ("train", 2), ("train", 3), ("after", 2)]
+    (tmp_path / "checkpoint-2").mkdir()
+    append_json_lines(tmp_path / "metrics.jsonl", metrics)
+    append_json_lines(tmp_path / "samples.jsonl", [{"phase": phase, "step": step} for phase, step in phases])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "te')
+    folder = RunFolder.open(tmp_path, resume=True)
+    folder.begin()
+    append_json_lines(tmp_path / "metrics.jsonl", [{"step": 3, "new": True}])
+    assert lines_of(tmp_path / "metrics.jsonl") == [*metrics[:3], {"step": 3, "new": True}]
+    assert [(s["phase"], s["step"]) for s in lines_of(tmp_path / "samples.jsonl")] == [("before", 0), ("train", 2)]
 
 
 def test_checkpoints_of_an_earlier_run_are_not_mixed_in(tiny_quickstart, tmp_path):

@@ -82,7 +82,8 @@ def run_recipe(
     folder.write_environment(recipe, found.rewards, found.data, job.trainer.model)
     # 3. Held-out figures before, training, held-out figures after
     before, rows_before = job.evaluate()
-    folder.add_samples("before", 0, rows_before)
+    if folder.checkpoint is None:  # a run that is continued has them already, and step 0 of metrics.jsonl too
+        folder.add_samples("before", 0, rows_before)
     try:
         job.trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
     except KeyboardInterrupt:

@@ -16,4 +16,4 @@ def callbacks_for(recipe: Recipe, folder: RunFolder) -> list[Any]:
     """The callbacks of a run; `evaluation.health` says what the monitors do about what they find."""
     actions = {} if recipe.kind.family == "on_policy" else {name: "off" for name in CHECKS if name not in _SUPERVISED}
     health = HealthCallback(folder.path, actions={**actions, **recipe.evaluation.get("health", {})})
-    return [RunFilesCallback(folder.path), ProgressCallback(), health]
+    return [RunFilesCallback(folder.path, from_step=folder.start_step), ProgressCallback(), health]

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import AlignkitError
+from alignkit.evaluation import finite
+from alignkit.json_lines import append_json_lines, read_json_lines, replace_json_lines
 from alignkit.recipe import Recipe
 from alignkit.reward import describe_reward
 from alignkit.run.environment import command_line, describe_environment
@@ -45,6 +47,11 @@ class RunFolder:
         self.path = path
         self.checkpoint = checkpoint
         self.main = main
+
+    @property
+    def start_step(self) -> int:
+        """The step that the run starts from: that of its checkpoint, 0 for a fresh one."""
+        return 0 if self.checkpoint is None else step_of(self.checkpoint)
 
     @classmethod
     def open(cls, path: Path, *, resume: bool = False, overwrite: bool = False, main: bool = True) -> "RunFolder":
@@ -81,7 +88,7 @@ class RunFolder:
         if not self.main:
             return
         if self.checkpoint is not None:
-            self._cut_back(int(self.checkpoint.name.rpartition("-")[2]))
+            self._cut_back()
             return
         for checkpoint in newest_last(self.path):
             shutil.rmtree(checkpoint)
@@ -123,25 +130,29 @@ class RunFolder:
 
     def add_samples(self, phase: str, step: int, rows: list[dict[str, Any]]) -> None:
         """Completions of one phase (`before` or `after`), a line each."""
-        if not self.main:
-            return
-        with (self.path / "samples.jsonl").open("a", encoding="utf-8") as file:
-            for row in rows:
-                kept = {key: value for key, value in row.items() if key != "columns"}
-                line = {"phase": phase, "step": step, **kept}
-                file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        if self.main:
+            shown = [{key: value for key, value in row.items() if key != "columns"} for row in rows]
+            append_json_lines(
+                self.path / "samples.jsonl", (finite({"phase": phase, "step": step, **row}) for row in shown)
+            )
 
-    def _cut_back(self, step: int) -> None:
-        """Drop what an interrupted run wrote after the checkpoint, and its first evaluation, which runs again."""
+    def _cut_back(self) -> None:
+        """Drop what the interrupted run wrote after the checkpoint, a line that it left unfinished included."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             file = self.path / name
-            if file.exists():
-                lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-                kept = [line for line in lines if line["step"] <= step and line.get("phase", "train") == "train"]
-                file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
+            if file.is_file():
+                rows = read_json_lines(file)
+                replace_json_lines(
+                    file, [row for row in rows if row["step"] <= self.start_step and row.get("phase") != "after"]
+                )
 
 
 def newest_last(path: Path) -> list[Path]:
     """The checkpoints of a run's folder, by step."""
     found = [folder for folder in path.glob("checkpoint-*") if folder.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.rpartition("-")[2])
