@@ -139,6 +139,26 @@ def test_evaluating_a_recipe_judges_the_model_that_it_starts_from(run, tiny_quic
     assert json.loads(out.read_text())["figures"] == pytest.approx(before, abs=2e-5)
 
 
+def test_a_run_from_random_weights_is_evaluated_without_kl(tmp_path, capsys):
+    """There is no model to measure it against; the trained one has no distance to itself."""
+    (tmp_path / "scratch.yaml").write_text(f"""
+trainer: ppo
+model: {{scratch: {{hidden_size: 16, layers: 1, heads: 2, context: 96}}}}
+data: {{use: quickstart, train_size: 32, validation_size: 4}}
+rewards: {{length: {{target: 6}}}}
+training: {{max_steps: 1, per_device_train_batch_size: 4, max_completion_length: 4, output_dir: {tmp_path}/run}}
+evaluation: [length]
+""")
+    folder = run_recipe(load_recipe(tmp_path / "scratch.yaml"))
+    assert "kl" in json.loads((folder / "results.json").read_text())["after"]
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--output", str(tmp_path / "out.json")]) == 0
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert "kl" not in written["figures"] and "reward" in written["figures"]
+    assert {row["kl"] for row in written["rows"]} == {None}
+    assert "no KL: the recipe starts from random weights" in capsys.readouterr().out
+
+
 def test_evaluating_a_folder_without_a_run_says_so(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "is no run's folder: it has no recipe.yaml" in capsys.readouterr().err

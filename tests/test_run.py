@@ -141,6 +141,38 @@ def test_resuming_cuts_the_logs_back_to_the_checkpoint(tmp_path):
     assert [(s["phase"], s["step"]) for s in lines_of(tmp_path / "samples.jsonl")] == [("before", 0), ("train", 2)]
 
 
+def test_a_finished_run_is_moved_aside_and_what_lies_below_it_stays(tmp_path, capsys):
+    """`recipes/quickstart.yaml` goes to runs/quickstart, and starts from the model in runs/quickstart/lm."""
+    path = tmp_path / "run"
+    for number in (1, 2):
+        for name in (*RUN_FILES, "model/weights", "lm/model/weights"):
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_text(f"run {number}")
+        RunFolder.open(path, main=False).begin()
+        assert (path / "results.json").exists(), "only the main process moves it"
+        RunFolder.open(path).begin()
+        assert [item.name for item in path.iterdir()] == ["lm"] and (path / "lm" / "model" / "weights").is_file()
+        aside = tmp_path / f"run-{number}"
+        assert {item.name for item in aside.iterdir()} == {*RUN_FILES, "model"}
+        assert (aside / "model" / "weights").read_text() == f"run {number}"
+        assert f"the finished run in {path} is now in {aside}" in capsys.readouterr().out
+
+
+def test_overwrite_deletes_the_earlier_run(tmp_path):
+    path = tmp_path / "run"
+    for name in (*RUN_FILES, "model/adapter_config.json", "checkpoint-3/weights", "lm/model/weights"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("earlier")
+    RunFolder.open(path, overwrite=True).begin()
+    assert [item.name for item in path.iterdir()] == ["lm"] and [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_starts_from_where_its_model_will_go_is_refused(tiny_quickstart, tmp_path):
+    recipe = tiny_recipe("reinforce", tiny_quickstart, tmp_path / "run", f"model={tmp_path}/run/../run/model")
+    with pytest.raises(ConfigError, match=r"^model: .* is where this run will save its own model.*output_dir"):
+        run_recipe(recipe)
+
+
 def test_checkpoints_of_an_earlier_run_are_not_mixed_in(tiny_quickstart, tmp_path):
     recipe = tiny_recipe("reinforce", tiny_quickstart, tmp_path / "run")
     with pytest.raises(AlignkitError, match="nothing to resume"):
@@ -259,6 +291,7 @@ def test_classes_beyond_the_named_ones_are_refused(tmp_path):
 
 def test_a_language_model_run_learns_and_completes_beginnings(tmp_path):
     small = ["model.scratch.hidden_size=32", "model.scratch.layers=1", "data.train_size=256", "data.validation_size=16"]
+    small += ["evaluation.given_words=4", "evaluation.max_new_tokens=5", "evaluation.prompts=3"]
     recipe = load_recipe(
         RECIPES / "quickstart" / "lm.yaml", [*small, "training.learning_rate=1e-2", f"training.output_dir={tmp_path}"]
     )
@@ -267,8 +300,10 @@ def test_a_language_model_run_learns_and_completes_beginnings(tmp_path):
     import math
 
     assert results["after"]["perplexity_of_text"] == pytest.approx(math.exp(results["after"]["loss"]))
-    sample = lines_of(tmp_path / "samples.jsonl")[0]
-    assert sample["phase"] == "before" and len(sample["prompt"].split()) == 6
+    samples = lines_of(tmp_path / "samples.jsonl")
+    assert [sample["phase"] for sample in samples] == ["before"] * 3 + ["after"] * 3
+    assert {len(sample["prompt"].split()) for sample in samples} == {4}
+    assert {sample["length"] for sample in samples if sample["phase"] == "before"} == {5}
 
 
 def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
@@ -280,6 +315,29 @@ def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
         check_processes()
     monkeypatch.setenv("ALIGNKIT_NUM_PROCESSES", "1")
     assert check_processes() == 1
+
+
+@pytest.mark.parametrize("asked, refused", [("1", False), ("2", True), ("7", True)])
+def test_accelerate_that_starts_one_process_for_several_is_noticed(asked, refused, monkeypatch):
+    """The environment is what `accelerate launch --cpu --num_processes N` gives to the one process that it starts."""
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "ALIGNKIT_NUM_PROCESSES"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = ["--cpu", "--num_processes", asked, "--num_machines", "1", "--mixed_precision", "no"]
+    arguments += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "-m", "alignkit"]
+    _, environment = prepare_simple_launcher_cmd_env(launch_command_parser().parse_args(arguments))
+    assert "WORLD_SIZE" not in environment
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if not refused:
+        assert check_processes() == 1
+        return
+    with pytest.raises(ConfigError, match=r"asked for several processes, but started one.*torchrun"):
+        check_processes()
+    monkeypatch.setenv("ALIGNKIT_NUM_PROCESSES", "1")
+    assert check_processes() == 1, "who says so gets one"
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from huggingface_hub import is_offline_mode
 
 from alignkit.errors import DataError
 
@@ -95,8 +96,7 @@ def read_hub(
     except _READING_ERRORS as error:
         searched = os.pathsep.join(map(str, data_folders())) or "not set"
         local = f"{FOLDERS_VARIABLE} ({searched}) has no {wanted}, and " if wanted else ""
-        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-        reason = "HF_HUB_OFFLINE is set and it is not in the cache" if offline else _cause(error)
+        reason = "HF_HUB_OFFLINE is set and it is not in the cache" if is_offline_mode() else _cause(error)
         todo = f"set {FOLDERS_VARIABLE} to a folder with {wanted}, or g" if wanted else "G"
         raise DataError(
             f"{local}the hub did not give split {split!r} of {name!r}: {reason}. "

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import is_offline_mode
 from safetensors import SafetensorError
 
 from alignkit.errors import ModelError
@@ -96,8 +97,7 @@ def _where_looked(name: str) -> str:
         searched = f"nor in {FOLDERS_VARIABLE} ({os.pathsep.join(map(str, shelves))}; {hint})"
     else:
         searched = f"nor searched for in {FOLDERS_VARIABLE}, which is not set"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    hub = "the hub was not asked because HF_HUB_OFFLINE is set" if offline else "the hub could not give it"
+    hub = "the hub was not asked because HF_HUB_OFFLINE is set" if is_offline_mode() else "the hub could not give it"
     return (
         f"it is no folder here, {searched}, and {hub}. Give the path of a model folder, set {FOLDERS_VARIABLE} to the "
         "folder that contains it, or go online and check the hub id"

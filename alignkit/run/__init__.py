@@ -10,10 +10,12 @@ from typing import Any, Protocol
 from accelerate import PartialState
 from transformers import set_seed
 
-from alignkit.recipe import Recipe
+from alignkit.recipe import Recipe, RecipeError
+from alignkit.recipe.checks import trusting
 from alignkit.run.environment import check_processes
 from alignkit.run.folder import RunFolder
 from alignkit.run.ingredients import Ingredients, gather, try_rewards
+from alignkit.run.models import check_starting_models
 from alignkit.run.quiet import quiet_hosts
 
 __all__ = ["Job", "build_job", "run_recipe"]
@@ -41,10 +43,11 @@ def run_recipe(
 
     Args:
         recipe: from `load_recipe`.
-        dry_run: check everything that can be checked without loading weights, print what was found, and stop.
-        allow_code: whether rewards may be named as `file.py:Object`.
+        dry_run: check everything that can be checked without loading the model, print what was found, and stop.
+        allow_code: False refuses what runs code, as `load_recipe` does.
         resume: continue from the newest checkpoint of the run's folder.
-        overwrite: replace the checkpoints of an earlier run in that folder.
+        overwrite: delete an earlier run in that folder, its checkpoints included. Without it a finished run is moved
+            aside, and one with checkpoints is an error.
 
     Returns:
         the run's folder.
@@ -54,6 +57,8 @@ def run_recipe(
     """
     quiet_hosts()
     check_processes()
+    if not allow_code and (problems := trusting(recipe.to_dict())):
+        raise RecipeError(problems, recipe.source)
     config = recipe.config()
     if dry_run:
         from alignkit.run.dry import dry_run as check
@@ -70,6 +75,7 @@ def run_recipe(
     main = PartialState().is_main_process
     # 1. The folder, rewards, data and metrics: every mistake in them shows before a model is loaded
     folder = RunFolder.open(recipe.output_dir, resume=resume, overwrite=overwrite, main=main)
+    check_starting_models(recipe)
     found = gather(recipe, allow_code)
     if recipe.kind.family == "on_policy":
         try_rewards(found)

@@ -39,10 +39,12 @@ def check_processes() -> int:
     """How many processes train together, once it is certain that they are as many as were asked for.
 
     A launcher that starts fewer than it was asked for would silently train with a smaller batch: `accelerate launch
-    --cpu --num_processes 2` does so.
+    --cpu --num_processes 2` does so. It starts one process, tells it where to meet the others (MASTER_PORT), which it
+    does only when it was asked for several, and tells it nothing of their number (WORLD_SIZE).
 
     Raises:
-        ConfigError: ALIGNKIT_NUM_PROCESSES or the launcher's WORLD_SIZE names another number.
+        ConfigError: ALIGNKIT_NUM_PROCESSES or the launcher's WORLD_SIZE names another number, or accelerate was asked
+            for several processes and started one.
     """
     from accelerate import PartialState
 
@@ -58,6 +60,14 @@ def check_processes() -> int:
                 f"{name} asks for {asked} processes, but {actual} {'is' if actual == 1 else 'are'} running; start them "
                 f"with torchrun --nproc_per_node {asked} -m alignkit train ... (on a CPU with training.use_cpu=true)"
             )
+    alone = actual == 1 and not any(os.environ.get(name) for name in ("WORLD_SIZE", "ALIGNKIT_NUM_PROCESSES"))
+    # ACCELERATE_USE_CPU is set by that launcher of accelerate's alone, the one that starts a single process
+    if alone and "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
+        raise ConfigError(
+            "accelerate launch was asked for several processes, but started one, as it does on a CPU; start them with "
+            "torchrun --nproc_per_node N -m alignkit train ... (on a CPU with training.use_cpu=true). If one is what "
+            "you want, set ALIGNKIT_NUM_PROCESSES=1"
+        )
     return actual
 
 

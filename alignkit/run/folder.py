@@ -11,6 +11,7 @@ report.html         all of it for people
 checkpoint-*/       as the trainer's config asks
 """
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -40,12 +41,14 @@ class RunFolder:
     Args:
         path: where it is, made if missing.
         checkpoint: the checkpoint to continue from, None for a fresh run.
+        keep: whether a finished run that is there is moved aside; else it is deleted.
         main: whether this process writes.
     """
 
-    def __init__(self, path: Path, checkpoint: Path | None = None, main: bool = True):
+    def __init__(self, path: Path, checkpoint: Path | None = None, *, keep: bool = True, main: bool = True):
         self.path = path
         self.checkpoint = checkpoint
+        self.keep = keep
         self.main = main
 
     @property
@@ -60,7 +63,7 @@ class RunFolder:
         Args:
             path: where.
             resume: continue from the newest checkpoint there; files are cut back to its step.
-            overwrite: delete checkpoints of an earlier run.
+            overwrite: delete what an earlier run left there.
             main: whether this process writes.
 
         Raises:
@@ -75,26 +78,43 @@ class RunFolder:
                     f"nothing to resume: {path} holds no checkpoint-*; training.save_strategy and training.save_steps "
                     "say when checkpoints are written"
                 )
-            return cls(path, checkpoints[-1], main)
+            return cls(path, checkpoints[-1], main=main)
         if checkpoints and not overwrite:
             raise AlignkitError(
                 f"{path} holds checkpoints of an earlier run ({checkpoints[-1].name}); continue it with --resume, "
                 "replace it with --overwrite, or choose another training.output_dir"
             )
-        return cls(path, None, main)
+        return cls(path, keep=not overwrite, main=main)
 
     def begin(self) -> None:
-        """Make the folder, and clear it of what an earlier run, or the part after the checkpoint, wrote."""
+        """Make the folder, and clear it of what an earlier run, or the part after the checkpoint, wrote.
+
+        A finished run is not deleted but moved aside, to `<folder>-1` or the next number that is free. Only its own
+        files move: other runs may lie below it, and have models there that recipes name.
+        """
         if not self.main:
             return
         if self.checkpoint is not None:
             self._cut_back()
             return
+        if self.keep and (self.path / "results.json").is_file():
+            self._move_aside()
+        if not self.keep:
+            shutil.rmtree(self.path / "model", ignore_errors=True)
         for checkpoint in newest_last(self.path):
             shutil.rmtree(checkpoint)
         for name in RUN_FILES:
             (self.path / name).unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def _move_aside(self) -> None:
+        place = self.path if self.path.name not in ("", "..") else self.path.resolve()
+        aside = next(path for i in itertools.count(1) if not (path := place.with_name(f"{place.name}-{i}")).exists())
+        aside.mkdir()
+        for name in (*RUN_FILES, "model"):
+            if (self.path / name).exists():
+                (self.path / name).rename(aside / name)
+        print(f"the finished run in {self.path} is now in {aside}")
 
     def write_recipe(self, recipe: Recipe, rewards: list[Any]) -> None:
         """The resolved recipe; where each reward comes from stands in its header."""
