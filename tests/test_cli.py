@@ -101,8 +101,8 @@ def test_generate_passes_columns_of_jsonl_prompts_to_the_reward(model, tmp_path)
         (["--prompt", "a", "--reward", "x.py:f", "--no-code"], "is refused"),
         (["--prompts", "missing.txt"], "cannot be read"),
         (["--prompts", "empty.txt"], "has no prompts"),
-        (["--prompts", "bad.jsonl"], "line 2 of 'bad.jsonl' is not JSON"),
-        (["--prompts", "other.jsonl"], "line 1 of 'other.jsonl' has no prompt"),
+        (["--prompts", "bad.jsonl"], "bad.jsonl, line 2, is not valid JSON"),
+        (["--prompts", "other.jsonl"], "row 1 of 'other.jsonl' has no prompt; it has: text"),
     ],
 )
 def test_generate_says_what_is_wrong(model, tmp_path, monkeypatch, capsys, arguments, expected):

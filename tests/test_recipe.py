@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from alignkit.errors import RecipeError
 from alignkit.recipe import TRAINERS, load_recipe
-from alignkit.recipe.reading import apply_overrides, did_you_mean, dump_yaml, parse_yaml
-from alignkit.recipe.types import misfit
+from alignkit.recipe.reading import apply_overrides, dump_yaml, parse_yaml
+from alignkit.settings import did_you_mean, misfit
 
 GOOD = """
 trainer: ppo
@@ -66,18 +66,18 @@ quantization: {load_in_8bits: true}
     found = "\n".join(problems_of(path))
     for expected in (
         "unknown key 'modle'; did you mean 'model'?",
-        "model: unknown key 'dytpe'; did you mean 'dtype'?",
+        "model: the section has no setting 'dytpe'; did you mean 'dtype'?",
         "no setting 'train_sise'; did you mean 'train_size'?",
         "no reward is called 'lenght'. Did you mean 'length'?",
-        "rewards.repetition: reward 'repetition' has no parameter 'wieght'; did you mean 'weight'?",
+        "rewards.repetition: reward 'repetition' has no setting 'wieght'; did you mean 'weight'?",
         "rewards.lexicon.weight: expected a number, got the text 'heavy'",
         "training: PPOConfig has no setting 'learning_rat'; did you mean 'learning_rate'?",
         "training.max_steps: expected a whole number, got the text 'many'",
         "training.num_iterations: expected a whole number, got the number 1.5",
         "there is no metric 'diversety'; did you mean 'diversity'?",
-        "metric 'overlap' has no parameter 'ngrams'",
+        "metric 'overlap' has no setting 'ngrams'",
         "adapter: LoraConfig has no setting 'rank'",
-        "BitsAndBytesConfig has no parameter 'load_in_8bits'; did you mean 'load_in_8bit'?",
+        "BitsAndBytesConfig has no setting 'load_in_8bits'; did you mean 'load_in_8bit'?",
     ):
         assert expected in found, f"missing: {expected}\n{found}"
 
@@ -125,8 +125,8 @@ def test_missing_sections_are_named_together(write):
         ("evaluation.metrics.judge={reward: sentimnet}", "Did you mean 'sentiment'?"),
         ("evaluation.given_words=4", "only the trainer 'sft' has it"),
         ("evaluation.max_new_tokens=few", "expected a whole number, got the text 'few'"),
-        ("model.reference={revision: v1}", "model.reference: it needs a name"),
-        ("model.reference={name: a, revison: v1}", "unknown key 'revison'; did you mean 'revision'?"),
+        ("model.reference={revision: v1}", "model.reference: the section needs the setting 'name'"),
+        ("model.reference={name: a, revison: v1}", "no setting 'revison'; did you mean 'revision'?"),
         ("model.reference={name: a, revision: v1, trust_remote_code: true}", None),
         ("model.reference=some/other", None),
         ("rewards.length.target=null", None),

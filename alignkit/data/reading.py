@@ -1,6 +1,5 @@
 """Files and hub data sets into `datasets.Dataset`, with errors that say which file and what to do."""
 
-import difflib
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import is_offline_mode
 
 from alignkit.errors import DataError
+from alignkit.settings import nearest
 
 FOLDERS_VARIABLE = "ALIGNKIT_DATA"
 FORMATS = {
@@ -120,8 +120,8 @@ def rename(dataset: Dataset, columns: Mapping[str, str] | None, source: str) -> 
         return dataset
     lacking = [theirs for theirs in columns.values() if theirs not in dataset.column_names]
     if lacking:
-        close = [difflib.get_close_matches(name, dataset.column_names, n=1) for name in lacking]
-        hints = ", ".join(f"{name!r} -> {near[0]!r}" for name, near in zip(lacking, close, strict=True) if near)
+        close = [nearest(name, dataset.column_names) for name in lacking]
+        hints = ", ".join(f"{name!r} -> {near!r}" for name, near in zip(lacking, close, strict=True) if near)
         raise DataError(
             f"{source} has no column {', '.join(map(repr, lacking))}; it has: {', '.join(dataset.column_names)}"
             + (f". Did you mean {hints}?" if hints else ". Correct the mapping `columns` (our name: name in the data)")

@@ -7,13 +7,11 @@ config's fields, parameters from the signature of the reward, data set or metric
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from alignkit.errors import AlignkitError
 from alignkit.recipe.kinds import TRAINERS, TrainerKind
-from alignkit.recipe.reading import describe, did_you_mean
-from alignkit.recipe.types import misfit
+from alignkit.settings import argument_problems, describe, did_you_mean, misfit, setting_problems
 
 SECTIONS = ("trainer", "model", "data", "rewards", "training", "evaluation", "adapter", "quantization")
 _LOADING_KEYS = {"dtype": str, "attn_implementation": str, "revision": str, "trust_remote_code": bool}
@@ -97,7 +95,7 @@ def check_model(model: dict[str, Any], kind: TrainerKind | None) -> list[str]:
     """`name` or `scratch`, and how to load it."""
     if not model:
         return []
-    problems = _check_keys("model", model, MODEL_KEYS)
+    problems = setting_problems("the section", model, MODEL_KEYS, where="model")
     if ("name" in model) == ("scratch" in model):
         problems.append("model: give either a name (or folder) or `scratch` with the shape of a new model")
     if isinstance(model.get("scratch"), dict):
@@ -111,9 +109,7 @@ def check_model(model: dict[str, Any], kind: TrainerKind | None) -> list[str]:
             problems.append(f"model.{key}: only the trainer 'classifier' has it")
     reference = model.get("reference")
     if isinstance(reference, dict):
-        problems += _check_keys("model.reference", reference, REFERENCE_KEYS)
-        if "name" not in reference:
-            problems.append("model.reference: it needs a name (or folder)")
+        problems += setting_problems("the section", reference, REFERENCE_KEYS, ["name"], where="model.reference")
     if reference is not None and kind is not None and kind.family != "on_policy":
         problems.append("model.reference: only trainers that sample have a reference model")
     return problems
@@ -177,13 +173,14 @@ def check_reward_parameters(
     except AlignkitError as error:
         return [f"{where}: {error}"]
     if isinstance(found, type):
-        problems = _check_parameters(where, f"reward {target!r}", given, _parameters(found), own=own)
+        parameters = inspect.signature(found).parameters
+        problems = argument_problems(f"reward {target!r}", given, parameters, where=where, also=own)
         for place, name, settings in _inner_rewards(where, found, given):
             problems += check_reward_parameters(place, name, settings, allow_code, ("use",))
         return problems
     if given and inspect.isroutine(found):
-        keywords = {k: v for k, v in _parameters(found).items() if k not in ("prompts", "completions")}
-        return _check_parameters(where, f"reward {target!r}", given, keywords, demand=False, own=own)
+        keywords = {k: v for k, v in inspect.signature(found).parameters.items() if k not in ("prompts", "completions")}
+        return argument_problems(f"reward {target!r}", given, keywords, demand=False, where=where, also=own)
     if given:
         return [f"{where}: reward {target!r} is a ready object and takes no parameters, got {', '.join(given)}"]
     return []
@@ -209,7 +206,7 @@ def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow
     """Metrics that exist with parameters that they take, and how to sample for them."""
     from alignkit.metrics import METRICS, metric_parameters
 
-    problems = _check_keys("evaluation", evaluation, EVALUATION_KEYS)
+    problems = setting_problems("the section", evaluation, EVALUATION_KEYS, where="evaluation")
     problems += _check_health(evaluation.get("health"))
     for key in ("max_new_tokens", "given_words"):
         if key in evaluation and kind is not None and kind.family != "sft":
@@ -238,7 +235,7 @@ def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow
             problems.append(f"{where}: there is no metric {use!r}{did_you_mean(use, [*METRICS, 'reward'], 99)}")
         elif use in METRICS:
             given = {key: value for key, value in spec.items() if key != "use"}
-            problems += _check_parameters(where, f"metric {use!r}", given, metric_parameters(use))
+            problems += argument_problems(f"metric {use!r}", given, metric_parameters(use), where=where)
     return problems
 
 
@@ -270,8 +267,9 @@ def check_extras(content: dict[str, Any], kind: TrainerKind | None) -> list[str]
         from transformers import BitsAndBytesConfig
 
         # its **kwargs would swallow a misspelt setting
-        named = {n: p for n, p in _parameters(BitsAndBytesConfig).items() if p.kind is not p.VAR_KEYWORD}
-        problems += _check_parameters("quantization", "BitsAndBytesConfig", quantization, named)
+        parameters = inspect.signature(BitsAndBytesConfig).parameters
+        named = {n: p for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+        problems += argument_problems("BitsAndBytesConfig", quantization, named, where="quantization")
         if adapter is None:
             problems.append(
                 "quantization: quantised weights do not train; add an adapter, for example adapter: {r: 16}"
@@ -295,63 +293,4 @@ def check_training(training: dict[str, Any], kind: TrainerKind) -> list[str]:
 def _check_fields(where: str, owner: str, given: dict[str, Any], config: type) -> list[str]:
     hints = typing.get_type_hints(config)
     fields = {field.name: hints.get(field.name, Any) for field in dataclasses.fields(config) if field.init}
-    problems = []
-    for key, value in given.items():
-        if key not in fields:
-            problems.append(f"{where}: {owner} has no setting {key!r}{did_you_mean(key, fields)}")
-        elif (wrong := misfit(value, fields[key])) is not None:
-            problems.append(f"{where}.{key}: {wrong}")
-    return problems
-
-
-def _check_keys(where: str, given: dict[str, Any], known: dict[str, Any]) -> list[str]:
-    problems = []
-    for key, value in given.items():
-        if key not in known:
-            problems.append(f"{where}: unknown key {key!r}{did_you_mean(key, known)}")
-        elif known[key] is not object and (wrong := misfit(value, known[key])) is not None:
-            problems.append(f"{where}.{key}: {wrong}")
-    return problems
-
-
-def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_POSITIONAL
-    }
-
-
-def _check_parameters(
-    where: str,
-    owner: str,
-    given: dict[str, Any],
-    parameters: dict[str, inspect.Parameter],
-    *,
-    demand: bool = True,
-    own: tuple[str, ...] = (),
-) -> list[str]:
-    """Names against a signature.
-
-    Args:
-        where: the section, for messages.
-        owner: what has the signature, for messages.
-        given: the settings.
-        parameters: of the signature.
-        demand: whether to ask for parameters without a default.
-        own: keys that the section takes besides, for suggestions.
-    """
-    accepts_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    named = {n: p for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
-    problems = []
-    for key in given:
-        if key not in named and not accepts_all:
-            known = did_you_mean(key, [*named, *own]) or ("" if named else "; it has none")
-            problems.append(f"{where}: {owner} has no parameter {key!r}{known}")
-    for key in _missing(given, named) if demand else ():
-        problems.append(f"{where}: {owner} needs the parameter {key!r}")
-    return problems
-
-
-def _missing(given: Iterable[str], named: dict[str, inspect.Parameter]) -> list[str]:
-    return [n for n, p in named.items() if p.default is inspect.Parameter.empty and n not in given]
+    return setting_problems(owner, given, fields, where=where)

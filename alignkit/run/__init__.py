@@ -12,13 +12,15 @@ from transformers import set_seed
 
 from alignkit.recipe import Recipe, RecipeError
 from alignkit.recipe.checks import trusting
-from alignkit.run.environment import check_processes
+from alignkit.run.environment import check_processes, quiet_hosts
 from alignkit.run.folder import RunFolder
 from alignkit.run.ingredients import Ingredients, gather, try_rewards
 from alignkit.run.models import check_starting_models
-from alignkit.run.quiet import quiet_hosts
 
 __all__ = ["Job", "build_job", "run_recipe"]
+
+# The monitors that say something of every model.
+_SUPERVISED = ("finite", "weights")
 
 
 class Job(Protocol):
@@ -69,7 +71,6 @@ def run_recipe(
     from alignkit.evaluation import write_results
     from alignkit.progress import attach
     from alignkit.report import write_report
-    from alignkit.run.callbacks import callbacks_for
     from alignkit.run.ending import print_ending
 
     main = PartialState().is_main_process
@@ -107,6 +108,19 @@ def run_recipe(
         print_ending(before, after, rows_before, rows_after, folder.path, report)
     PartialState().wait_for_everyone()
     return folder.path
+
+
+def callbacks_for(recipe: Recipe, folder: RunFolder) -> list[Any]:
+    """What watches a run: its files, the live view, and the monitors, as `evaluation.health` says."""
+    from alignkit.diagnostics import CHECKS
+    from alignkit.progress import ProgressCallback, RunFilesCallback
+    from alignkit.trainers.health import HealthCallback
+
+    # where nothing is sampled and no reward is earned, the monitors of a policy have nothing to watch
+    policy = recipe.kind.family == "on_policy"
+    actions = {} if policy else {name: "off" for name in CHECKS if name not in _SUPERVISED}
+    health = HealthCallback(folder.path, actions={**actions, **recipe.evaluation.get("health", {})})
+    return [RunFilesCallback(folder.path, from_step=folder.start_step), ProgressCallback(), health]
 
 
 def build_job(recipe: Recipe, config: Any, found: Ingredients, callbacks: list[Any]) -> Job:

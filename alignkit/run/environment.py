@@ -1,9 +1,11 @@
-"""On what a run ran: versions, machine, processes. For `environment.json` and `alignkit env`."""
+"""What a run runs in: versions, machine, processes (for `environment.json` and `alignkit env`), and quiet hosts."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import sys
+import warnings
 from typing import Any
 
 from alignkit.errors import ConfigError
@@ -33,6 +35,21 @@ VARIABLES = (
     "OMP_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
 )
+
+
+def quiet_hosts() -> None:
+    """No telemetry, no loading bars, no notices that ask nothing of the user. Warnings about the run itself stay."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def check_processes() -> int:

@@ -14,10 +14,9 @@ from alignkit.progress import ProgressCallback, attach
 from alignkit.recipe import Recipe, load_recipe
 from alignkit.run import build_job
 from alignkit.run.ending import figure
-from alignkit.run.environment import check_processes
+from alignkit.run.environment import check_processes, quiet_hosts
 from alignkit.run.ingredients import gather
 from alignkit.run.models import loading_options
-from alignkit.run.quiet import quiet_hosts
 
 
 def evaluate_run(
