@@ -13,6 +13,7 @@ from alignkit.cli import build_parser, main
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.recipe import load_recipe
 from alignkit.run import run_recipe
+from alignkit.run.generate import read_prompts
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
@@ -112,6 +113,14 @@ def test_generate_says_what_is_wrong(model, tmp_path, monkeypatch, capsys, argum
     (tmp_path / "other.jsonl").write_text('{"text": "a"}\n')
     assert main(["generate", str(model), *arguments]) == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
+def test_a_line_separator_within_a_prompt_ends_no_prompt(name, tmp_path):
+    prompts = ["one\u2028two", "three"]
+    written = [json.dumps({"prompt": text}, ensure_ascii=False) if name.endswith("jsonl") else text for text in prompts]
+    (tmp_path / name).write_text("\n\n".join(written), encoding="utf-8")
+    assert [row["prompt"] for row in read_prompts(tmp_path / name)] == prompts
 
 
 @pytest.fixture(scope="module")
