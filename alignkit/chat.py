@@ -10,8 +10,8 @@ from alignkit.held_out import generate_rows
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.registry import load_reward
 from alignkit.reward import check_columns
+from alignkit.run.environment import quiet_hosts
 from alignkit.run.generate import sampling_settings
-from alignkit.run.quiet import quiet_hosts
 from alignkit.text import completion_text
 
 

@@ -63,17 +63,21 @@ def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe, such as training.max_steps=10"
     )
-    parser.add_argument("--no-code", action="store_true", help="refuse rewards that are not registered: they run code")
+    parser.add_argument(
+        "--no-code", action="store_true", help="refuse what runs code: unregistered rewards, trust_remote_code"
+    )
 
 
 def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     train = commands.add_parser("train", help="train what a recipe describes, with evaluation before and after")
     train.add_argument("recipe", type=Path, help="the recipe's YAML file")
     _add_recipe_arguments(train)
-    train.add_argument("--dry-run", action="store_true", help="check everything, train nothing, load no weights")
+    train.add_argument(
+        "--dry-run", action="store_true", help="check everything, load what scores, but not the model to train"
+    )
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the run's folder")
     train.add_argument(
-        "--overwrite", action="store_true", help="begin anew in a folder that holds checkpoints of an earlier run"
+        "--overwrite", action="store_true", help="delete an earlier run in the folder, its checkpoints included"
     )
     train.set_defaults(handler=_train)
 

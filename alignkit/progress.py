@@ -1,6 +1,5 @@
 """What a run says while it goes: a live view in the terminal, and the files that the report is made of."""
 
-import json
 import math
 import time
 from collections import defaultdict, deque
@@ -18,6 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from transformers import ProgressCallback as HostProgressCallback
 
 from alignkit.evaluation import finite
+from alignkit.json_lines import append_json_lines, read_json_lines
 
 # What is worth a glance while training, in this order: label, and the first of these keys that the trainer logs.
 WATCHED = (
@@ -224,11 +224,13 @@ class RunFilesCallback(TrainerCallback):
     Args:
         folder: of the run; made where it is missing.
         train_samples: completions kept at each log of training, the newest ones.
+        from_step: the checkpoint's step in a run that is continued: what is logged before it is in the files already.
     """
 
-    def __init__(self, folder: str | Path, train_samples: int = 2):
+    def __init__(self, folder: str | Path, train_samples: int = 2, from_step: int = 0):
         self.folder = Path(folder)
         self.train_samples = train_samples
+        self.from_step = from_step
         self.trainer: Any = None
         self._started = time.monotonic()
 
@@ -250,15 +252,15 @@ class RunFilesCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero or not logs:
+        if not state.is_world_process_zero or not logs or state.global_step < self.from_step:
             return
         figures = {key: finite(value) for key, value in logs.items()}
         seconds = round(time.monotonic() - self._started, 3)
         row = {"step": state.global_step, "epoch": state.epoch, "time": seconds, **figures}
         row["epoch"] = None if row["epoch"] is None else round(row["epoch"], 6)
-        self._append("metrics.jsonl", [row])
+        append_json_lines(self.folder / "metrics.jsonl", [row])
         if "loss" in logs and self.train_samples:
-            self._append("samples.jsonl", self._newest(state.global_step))
+            append_json_lines(self.folder / "samples.jsonl", self._newest(state.global_step))
 
     def _newest(self, step: int) -> list[dict[str, Any]]:
         logs = getattr(self.trainer, "_logs", None)
@@ -279,15 +281,7 @@ class RunFilesCallback(TrainerCallback):
             )
         return rows
 
-    def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
-        if not rows:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n")
-
     def _last_time(self) -> float:
         file = self.folder / "metrics.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        return float(json.loads(lines[-1]).get("time", 0.0)) if lines else 0.0
+        rows = read_json_lines(file) if file.is_file() else []
+        return float(rows[-1].get("time", 0.0)) if rows else 0.0

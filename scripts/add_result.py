@@ -12,14 +12,17 @@ import re
 import shutil
 from pathlib import Path
 
+from alignkit.json_lines import read_json_lines, replace_json_lines
+
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL_PATH = re.compile(r"(?<![\w.])(?:/[\w.~-]+){2,}")
 
 
 def held_out_rows(metrics: Path) -> list[dict]:
     """The rows that an evaluation logged, with their step and nothing but `eval_` figures."""
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    kept = [{key: row[key] for key in row if key == "step" or key.startswith("eval_")} for row in rows]
+    kept = [
+        {key: row[key] for key in row if key == "step" or key.startswith("eval_")} for row in read_json_lines(metrics)
+    ]
     return [row for row in kept if len(row) > 1]
 
 
@@ -44,8 +47,7 @@ def publish(run: Path, study: str, method: str, results: Path) -> Path:
         (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     recipe = LOCAL_PATH.sub(lambda match: Path(match.group()).name, (run / "recipe.yaml").read_text(encoding="utf-8"))
     (target / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    rows = held_out_rows(run / "metrics.jsonl")
-    (target / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    replace_json_lines(target / "metrics.jsonl", held_out_rows(run / "metrics.jsonl"))
     return target
 
 

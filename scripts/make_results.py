@@ -24,6 +24,8 @@ from typing import Any
 
 import yaml
 
+from alignkit.json_lines import read_json_lines
+
 ROOT = Path(__file__).resolve().parents[1]
 INTRO = """# Results
 
@@ -69,9 +71,8 @@ def read_run(folder: Path) -> Run:
         if part not in results:
             raise SystemExit(f"{folder / 'results.json'} has no {part!r}; it has: {', '.join(results)}")
     curve_file = folder / "metrics.jsonl"
-    lines = curve_file.read_text(encoding="utf-8").splitlines() if curve_file.exists() else []
+    curve = read_json_lines(curve_file, drop_torn=False) if curve_file.exists() else []
     seed = int(folder.name.removeprefix("seed-"))
-    curve = [json.loads(line) for line in lines]
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     return Run(folder.parent.name, seed, results["before"], results["after"], curve, environment)
 

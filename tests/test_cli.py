@@ -13,6 +13,7 @@ from alignkit.cli import build_parser, main
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.recipe import load_recipe
 from alignkit.run import run_recipe
+from alignkit.run.generate import read_prompts
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
@@ -101,8 +102,8 @@ def test_generate_passes_columns_of_jsonl_prompts_to_the_reward(model, tmp_path)
         (["--prompt", "a", "--reward", "x.py:f", "--no-code"], "is refused"),
         (["--prompts", "missing.txt"], "cannot be read"),
         (["--prompts", "empty.txt"], "has no prompts"),
-        (["--prompts", "bad.jsonl"], "line 2 of 'bad.jsonl' is not JSON"),
-        (["--prompts", "other.jsonl"], "line 1 of 'other.jsonl' has no prompt"),
+        (["--prompts", "bad.jsonl"], "bad.jsonl, line 2, is not valid JSON"),
+        (["--prompts", "other.jsonl"], "row 1 of 'other.jsonl' has no prompt; it has: text"),
     ],
 )
 def test_generate_says_what_is_wrong(model, tmp_path, monkeypatch, capsys, arguments, expected):
@@ -112,6 +113,14 @@ def test_generate_says_what_is_wrong(model, tmp_path, monkeypatch, capsys, argum
     (tmp_path / "other.jsonl").write_text('{"text": "a"}\n')
     assert main(["generate", str(model), *arguments]) == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
+def test_a_line_separator_within_a_prompt_ends_no_prompt(name, tmp_path):
+    prompts = ["one\u2028two", "three"]
+    written = [json.dumps({"prompt": text}, ensure_ascii=False) if name.endswith("jsonl") else text for text in prompts]
+    (tmp_path / name).write_text("\n\n".join(written), encoding="utf-8")
+    assert [row["prompt"] for row in read_prompts(tmp_path / name)] == prompts
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +146,26 @@ def test_evaluating_a_recipe_judges_the_model_that_it_starts_from(run, tiny_quic
     assert main(["evaluate", str(RECIPES / "quickstart.yaml"), *overrides, "--output", str(out)]) == 0
     before = json.loads((run / "results.json").read_text())["before"]
     assert json.loads(out.read_text())["figures"] == pytest.approx(before, abs=2e-5)
+
+
+def test_a_run_from_random_weights_is_evaluated_without_kl(tmp_path, capsys):
+    """There is no model to measure it against; the trained one has no distance to itself."""
+    (tmp_path / "scratch.yaml").write_text(f"""
+trainer: ppo
+model: {{scratch: {{hidden_size: 16, layers: 1, heads: 2, context: 96}}}}
+data: {{use: quickstart, train_size: 32, validation_size: 4}}
+rewards: {{length: {{target: 6}}}}
+training: {{max_steps: 1, per_device_train_batch_size: 4, max_completion_length: 4, output_dir: {tmp_path}/run}}
+evaluation: [length]
+""")
+    folder = run_recipe(load_recipe(tmp_path / "scratch.yaml"))
+    assert "kl" in json.loads((folder / "results.json").read_text())["after"]
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--output", str(tmp_path / "out.json")]) == 0
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert "kl" not in written["figures"] and "reward" in written["figures"]
+    assert {row["kl"] for row in written["rows"]} == {None}
+    assert "no KL: the recipe starts from random weights" in capsys.readouterr().out
 
 
 def test_evaluating_a_folder_without_a_run_says_so(tmp_path, capsys):

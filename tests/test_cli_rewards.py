@@ -79,6 +79,8 @@ def test_show_works_for_a_function_in_a_file(alignkit, capsys, tmp_path):
     assert "Kindness." in out and "columns    persona" in out
     with pytest.raises(RewardLoadError, match="--no-code"):
         alignkit("show", f"{tmp_path}/mine.py:kind", "--no-code")
+    with pytest.raises(RewardError, match=r"^inner\.trust_remote_code: refused.*--no-code"):
+        alignkit("check", "clip", "inner={use: sentiment, trust_remote_code: true}", "--no-code")
 
 
 def test_check_reports_each_check_and_fails_with_code_1(alignkit, capsys, tmp_path):

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignkit.data import DATASETS, data_problems, data_settings, known_columns, load_data
-from alignkit.data.settings import fits, setting_problems
 from alignkit.data.splitting import held_out, hold_out, limited
 from alignkit.errors import DataError
 from alignkit.models.from_scratch import CausalSpec, ClassifierSpec
+from alignkit.settings import misfit, setting_problems
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -67,7 +67,7 @@ def test_all_mistakes_in_settings_are_found_at_once_and_without_data():
     assert len(problems) == 3
     assert "did you mean 'prompt_words'?" in problems[0]
     assert "'prompts' or 'classification' or 'text'" in problems[1]
-    assert "a whole number or none" in problems[2]
+    assert "a whole number or null" in problems[2]
 
 
 def test_a_setting_without_default_is_asked_for():
@@ -167,16 +167,13 @@ def test_a_smaller_size_is_a_part_of_a_larger_one():
     ],
 )
 def test_values_fit_their_annotation(value, hint, expected):
-    assert fits(value, hint) is expected
+    assert (misfit(value, hint) is None) is expected
 
 
 def test_problems_speak_in_words():
-    def build(size: int, pair: tuple[int, int] = (1, 2), names: dict[str, str] | None = None) -> None:
-        """Nothing."""
-
-    problems = setting_problems(build, {"size": 1.5, "pair": [1, 2, 3], "names": "a"}, "the house")
-    assert problems == [
-        "the house: size must be a whole number, got 1.5",
-        "the house: pair must be 2 values, each a whole number, got [1, 2, 3]",
-        "the house: names must be a mapping from a text to a text or none, got 'a'",
+    known = {"size": int, "pair": tuple[int, int], "names": dict[str, str] | None}
+    assert setting_problems("the house", {"size": 1.5, "pair": [1, 2, 3], "names": "a"}, known) == [
+        "the house: size: expected a whole number, got the number 1.5",
+        "the house: pair: expected a list of 2 (a whole number, a whole number), got a list",
+        "the house: names: expected a mapping from text to text or null, got the text 'a'",
     ]

@@ -20,7 +20,7 @@ LAYERS = [
     {"trainers", "held_out", "evaluation", "report", "progress", "testing", "scaffold"},
     {"decoding", "metrics"},
     {"models", "data"},
-    {"losses", "advantages", "diagnostics", "text", "registry", "compose", "foreign"},
+    {"losses", "advantages", "diagnostics", "text", "json_lines", "settings", "registry", "compose", "foreign"},
     {"reward"},
     {"errors"},
 ]

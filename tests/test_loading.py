@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, BertForMaskedLM, PreTrainedTokenizerFast
 
@@ -228,6 +229,32 @@ def test_an_adapter_loads_on_its_base(tmp_path):
     shutil.rmtree(base)
     with pytest.raises(ModelError, match=r"there is no folder .*base"):
         load_causal_or_seq2seq(tmp_path / "adapter")
+
+
+def test_configuration_and_tokenizer_of_a_classifier_are_of_its_revision(tmp_path, monkeypatch):
+    folder = saved(tiny_classifier(), tmp_path / "judge")
+    asked = []
+    for owner in (transformers.AutoConfig, transformers.AutoTokenizer):
+        real = owner.from_pretrained
+        monkeypatch.setattr(
+            owner, "from_pretrained", lambda *a, real=real, **k: asked.append(k.get("revision")) or real(*a, **k)
+        )
+    load_classifier(folder, revision="v1")
+    assert len(asked) >= 2 and set(asked) == {"v1"}
+
+
+def test_the_base_of_an_adapter_is_of_the_revision_that_the_adapter_names(tmp_path, monkeypatch):
+    base = saved(tiny_causal_lm("llama"), tmp_path / "base")
+    get_peft_model(load_causal_or_seq2seq(base), LoraConfig(r=2, revision="v7")).save_pretrained(tmp_path / "adapter")
+    asked = []
+    real = transformers.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *a, **k: asked.append(k.get("revision")) or real(*a, **k),
+    )
+    load_causal_or_seq2seq(tmp_path / "adapter", revision="of-the-adapter")
+    assert asked == ["v7"]
 
 
 def test_a_name_is_looked_for_on_the_shelves(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 from transformers import ProgressCallback as HostProgressCallback
 
+from alignkit.json_lines import read_json_lines
 from alignkit.models.tiny import tiny_classifier
 from alignkit.progress import ProgressCallback, RunFilesCallback, attach, duration, short_number, sparkline
 
@@ -133,10 +134,17 @@ def test_the_newest_completions_of_training_are_kept(tmp_path):
     assert {row["step"] for row in rows} == {7} and {row["phase"] for row in rows} == {"train"}
 
 
+def test_a_continued_run_does_not_log_its_first_evaluation_twice(tmp_path):
+    files = RunFilesCallback(tmp_path, from_step=5)
+    for step in (0, 5, 6):
+        files.on_log(None, TrainerState(global_step=step), None, logs={"eval_reward": 1.0})
+    assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [5, 6]
+
+
 def test_the_clock_of_a_resumed_run_goes_on(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "time": 100.0}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "time": 100.0, "text": "a\u2028b"}\n', encoding="utf-8")
     files = RunFilesCallback(tmp_path)
     state = TrainerState(global_step=5)
     files.on_train_begin(None, state, None)
     files.on_log(None, state, None, logs={"loss": 1.0})
-    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["time"] >= 100.0
+    assert read_json_lines(tmp_path / "metrics.jsonl")[-1]["time"] >= 100.0

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from alignkit.errors import RecipeError
 from alignkit.recipe import TRAINERS, load_recipe
-from alignkit.recipe.reading import apply_overrides, did_you_mean, dump_yaml, parse_yaml
-from alignkit.recipe.types import misfit
+from alignkit.recipe.reading import apply_overrides, dump_yaml, parse_yaml
+from alignkit.settings import did_you_mean, misfit
 
 GOOD = """
 trainer: ppo
@@ -66,18 +66,18 @@ quantization: {load_in_8bits: true}
     found = "\n".join(problems_of(path))
     for expected in (
         "unknown key 'modle'; did you mean 'model'?",
-        "model: unknown key 'dytpe'; did you mean 'dtype'?",
+        "model: the section has no setting 'dytpe'; did you mean 'dtype'?",
         "no setting 'train_sise'; did you mean 'train_size'?",
         "no reward is called 'lenght'. Did you mean 'length'?",
-        "rewards.repetition: reward 'repetition' has no parameter 'wieght'; did you mean 'weight'?",
+        "rewards.repetition: reward 'repetition' has no setting 'wieght'; did you mean 'weight'?",
         "rewards.lexicon.weight: expected a number, got the text 'heavy'",
         "training: PPOConfig has no setting 'learning_rat'; did you mean 'learning_rate'?",
         "training.max_steps: expected a whole number, got the text 'many'",
         "training.num_iterations: expected a whole number, got the number 1.5",
         "there is no metric 'diversety'; did you mean 'diversity'?",
-        "metric 'overlap' has no parameter 'ngrams'",
+        "metric 'overlap' has no setting 'ngrams'",
         "adapter: LoraConfig has no setting 'rank'",
-        "BitsAndBytesConfig has no parameter 'load_in_8bits'; did you mean 'load_in_8bit'?",
+        "BitsAndBytesConfig has no setting 'load_in_8bits'; did you mean 'load_in_8bit'?",
     ):
         assert expected in found, f"missing: {expected}\n{found}"
 
@@ -123,6 +123,12 @@ def test_missing_sections_are_named_together(write):
         ("evaluation.health={kll: warn}", "there is no check 'kll'"),
         ("evaluation.health={kl: panic}", "expected one of off, warn, stop, rollback"),
         ("evaluation.metrics.judge={reward: sentimnet}", "Did you mean 'sentiment'?"),
+        ("evaluation.given_words=4", "only the trainer 'sft' has it"),
+        ("evaluation.max_new_tokens=few", "expected a whole number, got the text 'few'"),
+        ("model.reference={revision: v1}", "model.reference: the section needs the setting 'name'"),
+        ("model.reference={name: a, revison: v1}", "no setting 'revison'; did you mean 'revision'?"),
+        ("model.reference={name: a, revision: v1, trust_remote_code: true}", None),
+        ("model.reference=some/other", None),
         ("rewards.length.target=null", None),
         ("training.learning_rate=1e-4", None),
         ("data.ptx={use: quickstart, form: text}", None),
@@ -272,3 +278,51 @@ def test_code_in_files_is_refused_on_request(write, tmp_path):
     assert load_recipe(write(recipe)).rewards["short"]["use"].endswith("mine.py:short")
     (problem,) = problems_of(write(recipe), allow_code=False)
     assert "is refused" in problem and "--no-code" in problem
+
+
+def test_rewards_inside_rewards_are_checked_with_the_others_and_in_the_same_words(write, tmp_path):
+    path = write("""
+trainer: ppo
+model: some/model
+data: {use: quickstart}
+rewards:
+  steady: {use: whiten, reward: {use: repetition, ngramm: 2}}
+  lenght: {}
+  sum: {use: weighted_sum, rewards: [repetition, lenght, {use: clip, low: 0, reward: {use: nope}}], weights: [1, 1, 1]}
+  bare: {use: clip}
+evaluation: {metrics: {judge: {reward: weighted_sum, rewards: [{use: squash}]}}}
+""")
+    inner, outer, listed, deepest, bare, metric = problems_of(path)
+    assert inner.startswith("rewards.steady.reward: reward 'repetition' has no ") and "'ngramm'" in inner
+    assert outer.removeprefix("rewards.lenght: ") == listed.removeprefix("rewards.sum.rewards[1]: ")
+    assert "no reward is called 'lenght'. Did you mean 'length'?" in outer
+    assert deepest.startswith("rewards.sum.rewards[2].reward: no reward is called 'nope'.")
+    assert bare.startswith("rewards.bare: reward 'clip' needs the ")
+    assert metric.startswith("evaluation.judge.rewards[0]: reward 'squash' needs the ")
+
+
+def test_code_is_refused_inside_compositions_too(write, tmp_path):
+    path = write(GOOD.replace("target: 20", f"use: clip, low: 0, reward: '{tmp_path}/mine.py:short'"))
+    (problem,) = problems_of(path, allow_code=False)
+    assert problem.startswith("rewards.length.reward: ") and "is refused" in problem
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.trust_remote_code",
+        "model.reference.trust_remote_code",
+        "training.trust_remote_code",
+        "training.model_init_kwargs.trust_remote_code",
+        "rewards.kind.reward.trust_remote_code",
+        "evaluation.metrics.judge.trust_remote_code",
+    ],
+)
+def test_code_of_checkpoints_is_refused_wherever_a_recipe_trusts_it(write, override):
+    inner = "{use: sentiment, model: some/model}"
+    text = GOOD.replace("some/model", "{name: some/model, reference: other/model}")
+    text = text.replace("rewards:", f"rewards:\n  kind: {{use: clip, low: 0, reward: {inner}}}")
+    path = write(text.replace("[reward, diversity]", "{metrics: {judge: {reward: sentiment, model: some/model}}}"))
+    load_recipe(path, allow_code=False)
+    problems = problems_of(path, [f"{override}=true"], allow_code=False)
+    assert f"{override}: refused: it runs the Python code that a checkpoint brings along, and --no-code" in problems[-1]

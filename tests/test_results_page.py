@@ -114,8 +114,12 @@ def test_a_published_run_keeps_its_figures_and_loses_its_paths(tmp_path):
     (run / "results.json").write_text(json.dumps({"before": {"reward": 0.5}, "after": {"reward": 0.9}}))
     (run / "environment.json").write_text(json.dumps({"seed": 7, "python": "/opt/py/bin/python", "torch": "2.13.0"}))
     (run / "recipe.yaml").write_text("model: /data/models/tiny-lm\ntrainer: ppo\n")
-    rows = [{"step": 1, "reward": 0.4}, {"step": 5, "eval_reward": 0.6, "epoch": 1.0}]
-    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = [
+        '{"step": 1, "reward": 0.4, "note": "a\u2028b"}',
+        '{"step": 5, "eval_reward": 0.6, "epoch": 1.0}',
+        '{"step": 6, "ev',
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(rows), encoding="utf-8")
     target = add_result.publish(run, "sentiment", "ppo", tmp_path / "results")
     assert target == tmp_path / "results" / "sentiment" / "ppo" / "seed-7"
     assert json.loads((target / "results.json").read_text())["after"] == {"reward": 0.9}

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignkit.errors import AlignkitError, ConfigError, DataError
+from alignkit.json_lines import append_json_lines, read_json_lines
 from alignkit.recipe import load_recipe
 from alignkit.run import run_recipe
 from alignkit.run.environment import check_processes
-from alignkit.run.folder import RUN_FILES
+from alignkit.run.folder import RUN_FILES, RunFolder
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 ON_POLICY = ("ppo", "reinforce", "grpo", "rloo")
@@ -43,7 +44,7 @@ def tiny_recipe(trainer, tiny_quickstart, folder, *more):
 
 
 def lines_of(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_json_lines(path, drop_torn=False)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,9 @@ def test_a_run_continued_from_a_checkpoint_ends_where_it_would_have(trainer, tin
     shutil.copytree(whole, broken)
     shutil.rmtree(broken / "checkpoint-4")
     shutil.rmtree(broken / "model")
+    for name in ("metrics.jsonl", "samples.jsonl"):  # killed while it wrote
+        with (broken / name).open("a", encoding="utf-8") as file:
+            file.write('{"step": 4, "phase": "tra')
     continued = run_recipe(tiny_recipe(trainer, tiny_quickstart, broken, *saving), resume=True)
     first, second = (load_file(folder / "model" / "model.safetensors") for folder in (whole, continued))
     assert all((first[name] == second[name]).all() for name in first)
@@ -111,10 +115,62 @@ def test_a_run_continued_from_a_checkpoint_ends_where_it_would_have(trainer, tin
         [(r["step"], r["loss"]) for r in lines_of(f / "metrics.jsonl") if "loss" in r] for f in (whole, continued)
     ]
     assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [1, 2, 3, 4]
-    phases = [s["phase"] for s in lines_of(continued / "samples.jsonl") if s["phase"] != "train"]
-    assert phases == ["before"] * 4 + ["after"] * 4
+    kept = [[(r["step"], sorted(r)) for r in lines_of(f / "metrics.jsonl")] for f in (whole, continued)]
+    assert kept[0] == kept[1], "the evaluation at step 0 stands there once, as all else"
+    shown = [
+        [(s["phase"], s["step"], s["completion"]) for s in lines_of(f / "samples.jsonl")] for f in (whole, continued)
+    ]
+    assert shown[0] == shown[1] and [s[0] for s in shown[0] if s[0] != "train"] == ["before"] * 4 + ["after"] * 4
     results = [json.loads((f / "results.json").read_text()) for f in (whole, continued)]
     assert results[0]["after"] == results[1]["after"]
+
+
+def test_resuming_cuts_the_logs_back_to_the_checkpoint(tmp_path):
+    """Texts keep their line separators; a torn last line goes, so that the next one does not stick to it."""
+    metrics = [{"step": step, "text": "a\u2028b"} for step in (0, 1, 2, 3)]
+    phases = [("before", 0), ("train", 2), ("train", 3), ("after", 2)]
+    (tmp_path / "checkpoint-2").mkdir()
+    append_json_lines(tmp_path / "metrics.jsonl", metrics)
+    append_json_lines(tmp_path / "samples.jsonl", [{"phase": phase, "step": step} for phase, step in phases])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "te')
+    folder = RunFolder.open(tmp_path, resume=True)
+    folder.begin()
+    append_json_lines(tmp_path / "metrics.jsonl", [{"step": 3, "new": True}])
+    assert lines_of(tmp_path / "metrics.jsonl") == [*metrics[:3], {"step": 3, "new": True}]
+    assert [(s["phase"], s["step"]) for s in lines_of(tmp_path / "samples.jsonl")] == [("before", 0), ("train", 2)]
+
+
+def test_a_finished_run_is_moved_aside_and_what_lies_below_it_stays(tmp_path, capsys):
+    """`recipes/quickstart.yaml` goes to runs/quickstart, and starts from the model in runs/quickstart/lm."""
+    path = tmp_path / "run"
+    for number in (1, 2):
+        for name in (*RUN_FILES, "model/weights", "lm/model/weights"):
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_text(f"run {number}")
+        RunFolder.open(path, main=False).begin()
+        assert (path / "results.json").exists(), "only the main process moves it"
+        RunFolder.open(path).begin()
+        assert [item.name for item in path.iterdir()] == ["lm"] and (path / "lm" / "model" / "weights").is_file()
+        aside = tmp_path / f"run-{number}"
+        assert {item.name for item in aside.iterdir()} == {*RUN_FILES, "model"}
+        assert (aside / "model" / "weights").read_text() == f"run {number}"
+        assert f"the finished run in {path} is now in {aside}" in capsys.readouterr().out
+
+
+def test_overwrite_deletes_the_earlier_run(tmp_path):
+    path = tmp_path / "run"
+    for name in (*RUN_FILES, "model/adapter_config.json", "checkpoint-3/weights", "lm/model/weights"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("earlier")
+    RunFolder.open(path, overwrite=True).begin()
+    assert [item.name for item in path.iterdir()] == ["lm"] and [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_starts_from_where_its_model_will_go_is_refused(tiny_quickstart, tmp_path):
+    recipe = tiny_recipe("reinforce", tiny_quickstart, tmp_path / "run", f"model={tmp_path}/run/../run/model")
+    with pytest.raises(ConfigError, match=r"^model: .* is where this run will save its own model.*output_dir"):
+        run_recipe(recipe)
 
 
 def test_checkpoints_of_an_earlier_run_are_not_mixed_in(tiny_quickstart, tmp_path):
@@ -235,6 +291,7 @@ def test_classes_beyond_the_named_ones_are_refused(tmp_path):
 
 def test_a_language_model_run_learns_and_completes_beginnings(tmp_path):
     small = ["model.scratch.hidden_size=32", "model.scratch.layers=1", "data.train_size=256", "data.validation_size=16"]
+    small += ["evaluation.given_words=4", "evaluation.max_new_tokens=5", "evaluation.prompts=3"]
     recipe = load_recipe(
         RECIPES / "quickstart" / "lm.yaml", [*small, "training.learning_rate=1e-2", f"training.output_dir={tmp_path}"]
     )
@@ -243,8 +300,10 @@ def test_a_language_model_run_learns_and_completes_beginnings(tmp_path):
     import math
 
     assert results["after"]["perplexity_of_text"] == pytest.approx(math.exp(results["after"]["loss"]))
-    sample = lines_of(tmp_path / "samples.jsonl")[0]
-    assert sample["phase"] == "before" and len(sample["prompt"].split()) == 6
+    samples = lines_of(tmp_path / "samples.jsonl")
+    assert [sample["phase"] for sample in samples] == ["before"] * 3 + ["after"] * 3
+    assert {len(sample["prompt"].split()) for sample in samples} == {4}
+    assert {sample["length"] for sample in samples if sample["phase"] == "before"} == {5}
 
 
 def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
@@ -256,6 +315,29 @@ def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
         check_processes()
     monkeypatch.setenv("ALIGNKIT_NUM_PROCESSES", "1")
     assert check_processes() == 1
+
+
+@pytest.mark.parametrize("asked, refused", [("1", False), ("2", True), ("7", True)])
+def test_accelerate_that_starts_one_process_for_several_is_noticed(asked, refused, monkeypatch):
+    """The environment is what `accelerate launch --cpu --num_processes N` gives to the one process that it starts."""
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "ALIGNKIT_NUM_PROCESSES"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = ["--cpu", "--num_processes", asked, "--num_machines", "1", "--mixed_precision", "no"]
+    arguments += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "-m", "alignkit"]
+    _, environment = prepare_simple_launcher_cmd_env(launch_command_parser().parse_args(arguments))
+    assert "WORLD_SIZE" not in environment
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if not refused:
+        assert check_processes() == 1
+        return
+    with pytest.raises(ConfigError, match=r"asked for several processes, but started one.*torchrun"):
+        check_processes()
+    monkeypatch.setenv("ALIGNKIT_NUM_PROCESSES", "1")
+    assert check_processes() == 1, "who says so gets one"
 
 
 @pytest.mark.slow

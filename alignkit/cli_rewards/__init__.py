@@ -58,16 +58,18 @@ def _add_name(parser: argparse.ArgumentParser, settings: bool = True) -> None:
     parser.add_argument("name", help="a listed name, package.module:Object, or file.py:Object (which runs that file)")
     if settings:
         parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the reward")
-    parser.add_argument("--no-code", action="store_true", help="only rewards that are listed; run no other code")
+    parser.add_argument("--no-code", action="store_true", help="only listed rewards, no trust_remote_code")
 
 
 def read_settings(pairs: list[str]) -> dict[str, Any]:
-    """`key=value` pairs as settings, the values read as YAML.
+    """`key=value` pairs as settings, the values read as YAML, as in a recipe.
 
     Raises:
         RewardError: a pair without `=`, or a value that is no YAML.
     """
     import yaml
+
+    from alignkit.recipe.reading import parse_yaml
 
     settings = {}
     for pair in pairs:
@@ -75,14 +77,20 @@ def read_settings(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key.isidentifier():
             raise RewardError(f"a setting is key=value, such as target=20; got {pair!r}")
         try:
-            settings[key] = yaml.safe_load(value)
+            settings[key] = parse_yaml(value)
         except yaml.YAMLError as error:
             raise RewardError(f"the value of {key} cannot be read: {value!r} ({error})") from error
     return settings
 
 
 def _loaded(args: argparse.Namespace) -> Any:
-    return load_reward(args.name, allow_code=not args.no_code, **read_settings(args.settings))
+    settings = read_settings(args.settings)
+    if args.no_code:
+        from alignkit.recipe.checks import trusting
+
+        if problems := trusting(settings):
+            raise RewardError("; ".join(problems))
+    return load_reward(args.name, allow_code=not args.no_code, **settings)
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -5,15 +5,14 @@ is one module with two functions: `load(**settings)`, whose signature is the lis
 `columns(**settings)`, which says before anything is read what columns there will be.
 """
 
-import difflib
 import inspect
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from alignkit.data.settings import setting_problems
 from alignkit.errors import DataError
+from alignkit.settings import argument_problems, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -72,7 +71,8 @@ def data_problems(use: str, settings: dict[str, Any]) -> list[str]:
     if problem:
         return [problem]
     module = _module(use)
-    problems = setting_problems(module.load, settings, owner=f"data set {use!r}")
+    parameters = inspect.signature(module.load).parameters
+    problems = argument_problems(f"data set {use!r}", settings, parameters, hints=get_type_hints(module.load))
     if problems:
         return problems
     try:
@@ -101,9 +101,7 @@ def _module(use: str) -> ModuleType:
 def _unknown(use: str) -> str | None:
     if use in DATASETS:
         return None
-    close = difflib.get_close_matches(str(use), DATASETS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
     return (
-        f"there is no data set {use!r}; {hint}known: {', '.join(sorted(DATASETS))}. "
+        f"there is no data set {use!r}{did_you_mean(use, DATASETS)} "
         "For another set of the hub write use: hub with name: <id>, for your own files use: files with path: <file>"
     )

@@ -1,6 +1,5 @@
 """Files and hub data sets into `datasets.Dataset`, with errors that say which file and what to do."""
 
-import difflib
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -9,8 +8,10 @@ from pathlib import Path
 
 import datasets
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from huggingface_hub import is_offline_mode
 
 from alignkit.errors import DataError
+from alignkit.settings import nearest
 
 FOLDERS_VARIABLE = "ALIGNKIT_DATA"
 FORMATS = {
@@ -95,8 +96,7 @@ def read_hub(
     except _READING_ERRORS as error:
         searched = os.pathsep.join(map(str, data_folders())) or "not set"
         local = f"{FOLDERS_VARIABLE} ({searched}) has no {wanted}, and " if wanted else ""
-        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-        reason = "HF_HUB_OFFLINE is set and it is not in the cache" if offline else _cause(error)
+        reason = "HF_HUB_OFFLINE is set and it is not in the cache" if is_offline_mode() else _cause(error)
         todo = f"set {FOLDERS_VARIABLE} to a folder with {wanted}, or g" if wanted else "G"
         raise DataError(
             f"{local}the hub did not give split {split!r} of {name!r}: {reason}. "
@@ -120,8 +120,8 @@ def rename(dataset: Dataset, columns: Mapping[str, str] | None, source: str) -> 
         return dataset
     lacking = [theirs for theirs in columns.values() if theirs not in dataset.column_names]
     if lacking:
-        close = [difflib.get_close_matches(name, dataset.column_names, n=1) for name in lacking]
-        hints = ", ".join(f"{name!r} -> {near[0]!r}" for name, near in zip(lacking, close, strict=True) if near)
+        close = [nearest(name, dataset.column_names) for name in lacking]
+        hints = ", ".join(f"{name!r} -> {near!r}" for name, near in zip(lacking, close, strict=True) if near)
         raise DataError(
             f"{source} has no column {', '.join(map(repr, lacking))}; it has: {', '.join(dataset.column_names)}"
             + (f". Did you mean {hints}?" if hints else ". Correct the mapping `columns` (our name: name in the data)")

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from inspect import signature
+from typing import Any, Literal, get_type_hints
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -17,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alignkit.data.settings import setting_problems
 from alignkit.errors import ModelError
 from alignkit.models.loading import head_labels
+from alignkit.settings import argument_problems
 
 PAD, END, START = "<|pad|>", "<|endoftext|>", "<|start|>"
 _BYTES = 256
@@ -77,7 +78,7 @@ def spec_problems(spec: Mapping[str, Any], kind: Literal["causal", "classifier"]
     """What is wrong with the specification of a new model, one sentence each; builds nothing."""
     wanted: type[CausalSpec] | type[ClassifierSpec] = CausalSpec if kind == "causal" else ClassifierSpec
     owner = "a new causal LM" if kind == "causal" else "a new classifier"
-    problems = setting_problems(wanted, dict(spec), owner)
+    problems = argument_problems(owner, spec, signature(wanted).parameters, hints=get_type_hints(wanted))
     if problems:
         return problems
     built = wanted(**spec)

@@ -94,7 +94,7 @@ def load_causal_or_seq2seq(
     kwargs.update(trust_remote_code=trust_remote_code, dtype=dtype)
     if (Path(folder) / "adapter_config.json").is_file():
         return _with_adapter(name, folder, load_causal_or_seq2seq, kwargs)
-    config = _checked_config(name, folder, trust_remote_code)
+    config = _checked_config(name, folder, trust_remote_code, kwargs.get("revision"))
     made_as = (config.architectures or [""])[0]
     if config.is_encoder_decoder and not made_as.endswith("ForSequenceClassification"):
         family: Any = AutoModelForSeq2SeqLM
@@ -152,11 +152,12 @@ def load_classifier(
         raise ModelError(
             f"{str(name)!r} holds only an adapter; merge it into its classifier (merge_and_unload) and save"
         )
-    config = _checked_config(name, folder, trust_remote_code)
+    config = _checked_config(name, folder, trust_remote_code, kwargs.get("revision"))
     if new_head:
         kwargs.update(num_labels=len(labels), id2label=labels, label2id={label: i for i, label in labels.items()})
     # On the left, padding would shift the learned positions of decoder-type classifiers.
-    tokenizer = load_tokenizer(folder, padding_side="right", trust_remote_code=trust_remote_code)
+    source = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
+    tokenizer = load_tokenizer(folder, padding_side="right", **source)
     model, report = _load(name, folder, AutoModelForSequenceClassification, kwargs)
     body = f"{model.base_model_prefix}."
     other_size = [key for key, *_ in report["mismatched_keys"]]
@@ -181,14 +182,21 @@ def load_classifier(
     return model.eval(), tokenizer
 
 
-def _checked_config(name: str | os.PathLike, folder: str, trust_remote_code: bool) -> PretrainedConfig:
-    if Path(folder).is_dir() and not any(any(Path(folder).glob(pattern)) for pattern in _WEIGHTS):
+def has_weights(folder: str | os.PathLike) -> bool:
+    """Whether a model folder holds weights: safetensors or `pytorch_model*.bin`, in one file or several."""
+    return any(any(Path(folder).glob(pattern)) for pattern in _WEIGHTS)
+
+
+def _checked_config(
+    name: str | os.PathLike, folder: str, trust_remote_code: bool, revision: str | None
+) -> PretrainedConfig:
+    if Path(folder).is_dir() and not has_weights(folder):
         raise ModelError(
             f"the model folder {folder!r} has no weights (no *.safetensors, no pytorch_model.bin); "
             "copy them there, or give the folder that save_model wrote"
         )
     with explained(name, folder, "model"):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, revision=revision)
 
 
 def _load(name: str | os.PathLike, folder: str, family: Any, kwargs: dict[str, Any]) -> tuple[PreTrainedModel, dict]:
@@ -212,7 +220,10 @@ def _with_adapter(name: str | os.PathLike, folder: str, load_base: Any, kwargs: 
     base = settings.get("base_model_name_or_path")
     if not base:
         raise ModelError(f"the adapter in {folder!r} does not say which model it is for (base_model_name_or_path)")
-    model = load_base(base, **kwargs)
+    # a revision that was asked for is one of the adapter, not of its base
+    kwargs = {key: value for key, value in kwargs.items() if key != "revision"}
+    pinned = {"revision": settings["revision"]} if settings.get("revision") else {}
+    model = load_base(base, **kwargs, **pinned)
     with explained(name, folder, "adapter"):
         return cast("PreTrainedModel", PeftModel.from_pretrained(model, folder).eval())
 

@@ -1,6 +1,5 @@
 """Where a model's files are: the folder or hub id behind a name, and what to say when there is nothing."""
 
-import difflib
 import importlib.util
 import os
 import pickle
@@ -9,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import is_offline_mode
 from safetensors import SafetensorError
 
 from alignkit.errors import ModelError
+from alignkit.settings import did_you_mean
 
 FOLDERS_VARIABLE = "ALIGNKIT_MODELS"
 _PACKAGE = "package:"
@@ -91,13 +92,11 @@ def _where_looked(name: str) -> str:
     shelves = _shelves()
     if shelves:
         known = sorted({path.name for shelf in shelves if shelf.is_dir() for path in shelf.iterdir() if path.is_dir()})
-        close = difflib.get_close_matches(Path(name).name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known) or 'nothing'}"
-        searched = f"nor in {FOLDERS_VARIABLE} ({os.pathsep.join(map(str, shelves))}; {hint})"
+        hint = did_you_mean(Path(name).name, known, listing=len(known)) or "; no folder is there"
+        searched = f"nor in {FOLDERS_VARIABLE} ({os.pathsep.join(map(str, shelves))}{hint})"
     else:
         searched = f"nor searched for in {FOLDERS_VARIABLE}, which is not set"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    hub = "the hub was not asked because HF_HUB_OFFLINE is set" if offline else "the hub could not give it"
+    hub = "the hub was not asked because HF_HUB_OFFLINE is set" if is_offline_mode() else "the hub could not give it"
     return (
         f"it is no folder here, {searched}, and {hub}. Give the path of a model folder, set {FOLDERS_VARIABLE} to the "
         "folder that contains it, or go online and check the hub id"

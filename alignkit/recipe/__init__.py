@@ -26,11 +26,11 @@ class Recipe:
 
     Attributes:
         trainer: a name of `TRAINERS`.
-        model: `name` or `scratch`, and how to load it.
+        model: `name` or `scratch`, and how to load it; `reference` with the same keys.
         data: `use` and that data set's parameters; `ptx` for a second one.
         rewards: name -> parameters, with `weight` and, where the name is an alias, `use`.
         training: fields of the trainer's config; `output_dir` and `seed` are always there.
-        evaluation: `metrics` (name -> parameters), `prompts`, `seed`, `temperature`, `batch_size`.
+        evaluation: `metrics` (name -> parameters), and how to sample for them.
         adapter: fields of peft's LoraConfig, or None.
         quantization: parameters of BitsAndBytesConfig, or None.
         source: the file it was read from.
@@ -115,7 +115,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: 
     Args:
         path: the YAML file.
         overrides: dotted keys and YAML values, such as `training.max_steps=2`.
-        allow_code: whether rewards may be named as `path/to/file.py:Object`, which runs that file.
+        allow_code: False refuses what runs code: rewards named as `path/to/file.py:Object` or
+            `package.module:Object`, and `trust_remote_code`.
 
     Raises:
         RecipeError: with every mistake found.
@@ -153,10 +154,13 @@ def default_output_dir(path: str | Path) -> Path:
 
 
 def _long_form(content: dict[str, Any]) -> dict[str, Any]:
-    """Shorthands written out: `model: gpt2`, `data: imdb`, `rewards: [length]`, `evaluation: [diversity]`."""
+    """Shorthands written out: `model: gpt2`, its `reference: gpt2`, `data: imdb`, `rewards: [length]` and so on."""
     content = copy.deepcopy(content)
     if isinstance(content.get("model"), str):
         content["model"] = {"name": content["model"]}
+    model = content.get("model")
+    if isinstance(model, dict) and isinstance(model.get("reference"), str):
+        model["reference"] = {"name": model["reference"]}
     if isinstance(content.get("data"), str):
         content["data"] = {"use": content["data"]}
     if "rewards" in content:

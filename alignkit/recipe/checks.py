@@ -7,35 +7,35 @@ config's fields, parameters from the signature of the reward, data set or metric
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from alignkit.errors import AlignkitError
 from alignkit.recipe.kinds import TRAINERS, TrainerKind
-from alignkit.recipe.reading import describe, did_you_mean
-from alignkit.recipe.types import misfit
+from alignkit.settings import argument_problems, describe, did_you_mean, misfit, setting_problems
 
 SECTIONS = ("trainer", "model", "data", "rewards", "training", "evaluation", "adapter", "quantization")
+_LOADING_KEYS = {"dtype": str, "attn_implementation": str, "revision": str, "trust_remote_code": bool}
+REFERENCE_KEYS = {"name": str, **_LOADING_KEYS}
 MODEL_KEYS = {
     "name": str,
     "scratch": dict,
     "labels": list,
     "max_length": int,
-    "reference": str,
-    "dtype": str,
-    "attn_implementation": str,
-    "revision": str,
-    "trust_remote_code": bool,
+    "reference": str | dict,
+    **_LOADING_KEYS,
 }
+# Settings of the trainer `sft`, whose evaluation completes the beginnings of held-out texts, with their defaults.
+COMPLETION_DEFAULTS = {"prompts": 64, "max_new_tokens": 48, "given_words": 6}
 EVALUATION_KEYS = {
     "metrics": object,
     "prompts": int,
+    "max_new_tokens": int,
+    "given_words": int,
     "seed": int,
     "temperature": float,
     "batch_size": int,
     "health": dict,
 }
-HEALTH_ACTIONS = ("off", "warn", "stop", "rollback")
 # A reward's entry holds its parameters and these two, which are the recipe's own.
 REWARD_KEYS = ("use", "weight")
 # A metric that is made of a reward holds that reward's parameters and these.
@@ -57,10 +57,28 @@ def check_sections(content: dict[str, Any], allow_code: bool) -> list[str]:
     problems += check_model(content.get("model") or {}, kind)
     problems += check_data(content.get("data") or {}, kind)
     problems += check_rewards(content.get("rewards") or {}, kind, allow_code)
-    problems += check_evaluation(content.get("evaluation") or {}, allow_code)
+    problems += check_evaluation(content.get("evaluation") or {}, kind, allow_code)
     problems += check_extras(content, kind)
     if kind is not None:
         problems += check_training(content.get("training") or {}, kind)
+    return problems + ([] if allow_code else trusting(content))
+
+
+def trusting(settings: Any, where: str = "") -> list[str]:
+    """Where settings, however deeply nested, trust the Python code that a checkpoint brings along: a sentence each."""
+    if isinstance(settings, list):
+        return [problem for i, item in enumerate(settings) for problem in trusting(item, f"{where}[{i}]")]
+    if not isinstance(settings, dict):
+        return []
+    problems = []
+    for key, value in settings.items():
+        place = f"{where}.{key}" if where else str(key)
+        if key == "trust_remote_code" and value:
+            problems.append(
+                f"{place}: refused: it runs the Python code that a checkpoint brings along, and --no-code "
+                "(allow_code=False) was given"
+            )
+        problems += trusting(value, place)
     return problems
 
 
@@ -77,7 +95,7 @@ def check_model(model: dict[str, Any], kind: TrainerKind | None) -> list[str]:
     """`name` or `scratch`, and how to load it."""
     if not model:
         return []
-    problems = _check_keys("model", model, MODEL_KEYS)
+    problems = setting_problems("the section", model, MODEL_KEYS, where="model")
     if ("name" in model) == ("scratch" in model):
         problems.append("model: give either a name (or folder) or `scratch` with the shape of a new model")
     if isinstance(model.get("scratch"), dict):
@@ -89,7 +107,10 @@ def check_model(model: dict[str, Any], kind: TrainerKind | None) -> list[str]:
     for key in ("labels", "max_length"):
         if key in model and kind is not None and kind.family != "classifier":
             problems.append(f"model.{key}: only the trainer 'classifier' has it")
-    if "reference" in model and kind is not None and kind.family != "on_policy":
+    reference = model.get("reference")
+    if isinstance(reference, dict):
+        problems += setting_problems("the section", reference, REFERENCE_KEYS, ["name"], where="model.reference")
+    if reference is not None and kind is not None and kind.family != "on_policy":
         problems.append("model.reference: only trainers that sample have a reference model")
     return problems
 
@@ -141,7 +162,10 @@ def check_rewards(rewards: dict[str, Any], kind: TrainerKind | None, allow_code:
 def check_reward_parameters(
     where: str, target: str, given: dict[str, Any], allow_code: bool, own: tuple[str, ...]
 ) -> list[str]:
-    """Whether a reward exists and takes these parameters; it is not constructed. `own` are the entry's other keys."""
+    """Whether a reward exists and takes these parameters; it is not constructed. `own` are the entry's other keys.
+
+    A composition is checked with the rewards inside it.
+    """
     from alignkit.registry import find_reward
 
     try:
@@ -149,22 +173,45 @@ def check_reward_parameters(
     except AlignkitError as error:
         return [f"{where}: {error}"]
     if isinstance(found, type):
-        return _check_parameters(where, f"reward {target!r}", given, _parameters(found), own=own)
+        parameters = inspect.signature(found).parameters
+        problems = argument_problems(f"reward {target!r}", given, parameters, where=where, also=own)
+        for place, name, settings in _inner_rewards(where, found, given):
+            problems += check_reward_parameters(place, name, settings, allow_code, ("use",))
+        return problems
     if given and inspect.isroutine(found):
-        keywords = {k: v for k, v in _parameters(found).items() if k not in ("prompts", "completions")}
-        return _check_parameters(where, f"reward {target!r}", given, keywords, demand=False, own=own)
+        keywords = {k: v for k, v in inspect.signature(found).parameters.items() if k not in ("prompts", "completions")}
+        return argument_problems(f"reward {target!r}", given, keywords, demand=False, where=where, also=own)
     if given:
         return [f"{where}: reward {target!r} is a ready object and takes no parameters, got {', '.join(given)}"]
     return []
 
 
-def check_evaluation(evaluation: dict[str, Any], allow_code: bool) -> list[str]:
+def _inner_rewards(where: str, outer: type, given: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Place, name and settings of each reward that stands in another's settings: `{use: NAME, ...}`, wherever it is, or
+    the bare name where the outer one is a composition of `alignkit.compose`, which takes names."""
+    takes_names = outer.__module__ == "alignkit.compose"
+    found = []
+    for key, value in given.items():
+        listed = isinstance(value, list)
+        for i, item in enumerate(value if listed else [value]):
+            place = f"{where}.{key}" + (f"[{i}]" if listed else "")
+            if isinstance(item, dict) and isinstance(item.get("use"), str):
+                found.append((place, item["use"], {k: v for k, v in item.items() if k != "use"}))
+            elif isinstance(item, str) and takes_names and key in ("reward", "rewards"):
+                found.append((place, item, {}))
+    return found
+
+
+def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow_code: bool) -> list[str]:
     """Metrics that exist with parameters that they take, and how to sample for them."""
     from alignkit.metrics import METRICS, metric_parameters
 
-    problems = _check_keys("evaluation", evaluation, EVALUATION_KEYS)
+    problems = setting_problems("the section", evaluation, EVALUATION_KEYS, where="evaluation")
     problems += _check_health(evaluation.get("health"))
-    for key in ("prompts", "batch_size", "temperature"):
+    for key in ("max_new_tokens", "given_words"):
+        if key in evaluation and kind is not None and kind.family != "sft":
+            problems.append(f"evaluation.{key}: only the trainer 'sft' has it")
+    for key in ("prompts", "max_new_tokens", "given_words", "batch_size", "temperature"):
         if isinstance(evaluation.get(key), int | float) and evaluation[key] <= 0:
             problems.append(f"evaluation.{key}: expected a positive number, got {evaluation[key]}")
     metrics = evaluation.get("metrics") or {}
@@ -188,12 +235,13 @@ def check_evaluation(evaluation: dict[str, Any], allow_code: bool) -> list[str]:
             problems.append(f"{where}: there is no metric {use!r}{did_you_mean(use, [*METRICS, 'reward'], 99)}")
         elif use in METRICS:
             given = {key: value for key, value in spec.items() if key != "use"}
-            problems += _check_parameters(where, f"metric {use!r}", given, metric_parameters(use))
+            problems += argument_problems(f"metric {use!r}", given, metric_parameters(use), where=where)
     return problems
 
 
 def _check_health(actions: Any) -> list[str]:
     from alignkit.diagnostics import CHECKS
+    from alignkit.trainers.health import ACTIONS
 
     if not isinstance(actions, dict):
         return []
@@ -201,8 +249,8 @@ def _check_health(actions: Any) -> list[str]:
     for check, action in actions.items():
         if check not in CHECKS:
             problems.append(f"evaluation.health: there is no check {check!r}{did_you_mean(check, CHECKS, 99)}")
-        if action not in HEALTH_ACTIONS:
-            known = ", ".join(HEALTH_ACTIONS)
+        if action not in ACTIONS:
+            known = ", ".join(ACTIONS)
             problems.append(f"evaluation.health.{check}: expected one of {known}, got {describe(action)}")
     return problems
 
@@ -219,8 +267,9 @@ def check_extras(content: dict[str, Any], kind: TrainerKind | None) -> list[str]
         from transformers import BitsAndBytesConfig
 
         # its **kwargs would swallow a misspelt setting
-        named = {n: p for n, p in _parameters(BitsAndBytesConfig).items() if p.kind is not p.VAR_KEYWORD}
-        problems += _check_parameters("quantization", "BitsAndBytesConfig", quantization, named)
+        parameters = inspect.signature(BitsAndBytesConfig).parameters
+        named = {n: p for n, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+        problems += argument_problems("BitsAndBytesConfig", quantization, named, where="quantization")
         if adapter is None:
             problems.append(
                 "quantization: quantised weights do not train; add an adapter, for example adapter: {r: 16}"
@@ -244,63 +293,4 @@ def check_training(training: dict[str, Any], kind: TrainerKind) -> list[str]:
 def _check_fields(where: str, owner: str, given: dict[str, Any], config: type) -> list[str]:
     hints = typing.get_type_hints(config)
     fields = {field.name: hints.get(field.name, Any) for field in dataclasses.fields(config) if field.init}
-    problems = []
-    for key, value in given.items():
-        if key not in fields:
-            problems.append(f"{where}: {owner} has no setting {key!r}{did_you_mean(key, fields)}")
-        elif (wrong := misfit(value, fields[key])) is not None:
-            problems.append(f"{where}.{key}: {wrong}")
-    return problems
-
-
-def _check_keys(where: str, given: dict[str, Any], known: dict[str, type]) -> list[str]:
-    problems = []
-    for key, value in given.items():
-        if key not in known:
-            problems.append(f"{where}: unknown key {key!r}{did_you_mean(key, known)}")
-        elif known[key] is not object and (wrong := misfit(value, known[key])) is not None:
-            problems.append(f"{where}.{key}: {wrong}")
-    return problems
-
-
-def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_POSITIONAL
-    }
-
-
-def _check_parameters(
-    where: str,
-    owner: str,
-    given: dict[str, Any],
-    parameters: dict[str, inspect.Parameter],
-    *,
-    demand: bool = True,
-    own: tuple[str, ...] = (),
-) -> list[str]:
-    """Names against a signature.
-
-    Args:
-        where: the section, for messages.
-        owner: what has the signature, for messages.
-        given: the settings.
-        parameters: of the signature.
-        demand: whether to ask for parameters without a default.
-        own: keys that the section takes besides, for suggestions.
-    """
-    accepts_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    named = {n: p for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
-    problems = []
-    for key in given:
-        if key not in named and not accepts_all:
-            known = did_you_mean(key, [*named, *own]) or ("" if named else "; it has none")
-            problems.append(f"{where}: {owner} has no parameter {key!r}{known}")
-    for key in _missing(given, named) if demand else ():
-        problems.append(f"{where}: {owner} needs the parameter {key!r}")
-    return problems
-
-
-def _missing(given: Iterable[str], named: dict[str, inspect.Parameter]) -> list[str]:
-    return [n for n, p in named.items() if p.default is inspect.Parameter.empty and n not in given]
+    return setting_problems(owner, given, fields, where=where)

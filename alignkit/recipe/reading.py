@@ -4,7 +4,6 @@ Three habits of YAML 1.1 (and of PyYAML) bite in recipes and are switched off: `
 `no` and `on` are words and not booleans, and a key that stands twice is refused.
 """
 
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from alignkit.errors import RecipeError
+from alignkit.settings import describe
 
 
 class _Loader(yaml.SafeLoader):
@@ -125,35 +125,3 @@ def apply_overrides(content: dict[str, Any], overrides: Iterable[str]) -> list[s
         else:
             target[path[-1]] = value
     return problems
-
-
-def describe(value: Any) -> str:
-    """A value for an error message: what it is and, where short, what it says.
-
-    >>> describe([1, 2]), describe("x"), describe(None)
-    ('a list', "the text 'x'", 'nothing')
-    """
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"the text {value!r}"
-    if isinstance(value, int | float):
-        return f"the number {value!r}"
-    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else type(value).__name__
-
-
-def did_you_mean(word: Any, known: Iterable[str], listing: int = 12) -> str:
-    """The end of an "unknown name" message: the nearest known name, or the names where there are few.
-
-    >>> did_you_mean("learning_rat", ["learning_rate", "max_steps"])
-    "; did you mean 'learning_rate'?"
-    >>> did_you_mean("zzz", ["ppo", "sft"])
-    '; known: ppo, sft'
-    """
-    options = sorted(set(known))
-    near = difflib.get_close_matches(str(word).lower(), options, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(options)}" if 0 < len(options) <= listing else ""

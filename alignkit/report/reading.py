@@ -7,8 +7,7 @@ from typing import Any
 
 from alignkit.diagnostics import Finding, review
 from alignkit.errors import DataError
-
-Row = dict[str, Any]
+from alignkit.json_lines import Row, read_json_lines
 
 
 @dataclass
@@ -51,10 +50,11 @@ def read_run(folder: str | Path) -> RunFiles:
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) if folder.is_dir() else None
         there = "there is no such folder" if inside is None else f"it holds: {inside or 'nothing'}"
         raise DataError(f"no metrics.jsonl in {folder}: {there}. Give the folder of a run (its training.output_dir)")
-    rows = _json_lines(folder / "metrics.jsonl")
+    rows = read_json_lines(folder / "metrics.jsonl")
     results = _json(folder / "results.json", dict)
     samples: dict[str, list[Row]] = {}
-    for row in _json_lines(folder / "samples.jsonl"):
+    shown = folder / "samples.jsonl"
+    for row in read_json_lines(shown) if shown.is_file() else ():
         samples.setdefault(str(row.get("phase", "train")), []).append(row)
     recipe = folder / "recipe.yaml"
     health = folder / "health.json"
@@ -93,23 +93,3 @@ def _json(path: Path, kind: type) -> Any:
     if not isinstance(content, kind):
         raise DataError(f"{path} holds a {type(content).__name__}; expected a {kind.__name__}")
     return content
-
-
-def _json_lines(path: Path) -> list[Row]:
-    if not path.is_file():
-        return []
-    # not splitlines(): text may hold other line separators, which JSON leaves as they are
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number >= len(lines) - 1:
-                break  # a run that was killed while it wrote
-            raise DataError(f"{path}, line {number}, is not valid JSON ({error})") from error
-        if not isinstance(rows[-1], dict):
-            raise DataError(f"{path}, line {number}: expected an object, got {line.strip()[:60]}")
-    return rows

@@ -10,13 +10,17 @@ from typing import Any, Protocol
 from accelerate import PartialState
 from transformers import set_seed
 
-from alignkit.recipe import Recipe
-from alignkit.run.environment import check_processes
+from alignkit.recipe import Recipe, RecipeError
+from alignkit.recipe.checks import trusting
+from alignkit.run.environment import check_processes, quiet_hosts
 from alignkit.run.folder import RunFolder
 from alignkit.run.ingredients import Ingredients, gather, try_rewards
-from alignkit.run.quiet import quiet_hosts
+from alignkit.run.models import check_starting_models
 
 __all__ = ["Job", "build_job", "run_recipe"]
+
+# The monitors that say something of every model.
+_SUPERVISED = ("finite", "weights")
 
 
 class Job(Protocol):
@@ -41,10 +45,11 @@ def run_recipe(
 
     Args:
         recipe: from `load_recipe`.
-        dry_run: check everything that can be checked without loading weights, print what was found, and stop.
-        allow_code: whether rewards may be named as `file.py:Object`.
+        dry_run: check everything that can be checked without loading the model, print what was found, and stop.
+        allow_code: False refuses what runs code, as `load_recipe` does.
         resume: continue from the newest checkpoint of the run's folder.
-        overwrite: replace the checkpoints of an earlier run in that folder.
+        overwrite: delete an earlier run in that folder, its checkpoints included. Without it a finished run is moved
+            aside, and one with checkpoints is an error.
 
     Returns:
         the run's folder.
@@ -54,6 +59,8 @@ def run_recipe(
     """
     quiet_hosts()
     check_processes()
+    if not allow_code and (problems := trusting(recipe.to_dict())):
+        raise RecipeError(problems, recipe.source)
     config = recipe.config()
     if dry_run:
         from alignkit.run.dry import dry_run as check
@@ -64,12 +71,12 @@ def run_recipe(
     from alignkit.evaluation import write_results
     from alignkit.progress import attach
     from alignkit.report import write_report
-    from alignkit.run.callbacks import callbacks_for
     from alignkit.run.ending import print_ending
 
     main = PartialState().is_main_process
     # 1. The folder, rewards, data and metrics: every mistake in them shows before a model is loaded
     folder = RunFolder.open(recipe.output_dir, resume=resume, overwrite=overwrite, main=main)
+    check_starting_models(recipe)
     found = gather(recipe, allow_code)
     if recipe.kind.family == "on_policy":
         try_rewards(found)
@@ -82,7 +89,8 @@ def run_recipe(
     folder.write_environment(recipe, found.rewards, found.data, job.trainer.model)
     # 3. Held-out figures before, training, held-out figures after
     before, rows_before = job.evaluate()
-    folder.add_samples("before", 0, rows_before)
+    if folder.checkpoint is None:  # a run that is continued has them already, and step 0 of metrics.jsonl too
+        folder.add_samples("before", 0, rows_before)
     try:
         job.trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
     except KeyboardInterrupt:
@@ -100,6 +108,19 @@ def run_recipe(
         print_ending(before, after, rows_before, rows_after, folder.path, report)
     PartialState().wait_for_everyone()
     return folder.path
+
+
+def callbacks_for(recipe: Recipe, folder: RunFolder) -> list[Any]:
+    """What watches a run: its files, the live view, and the monitors, as `evaluation.health` says."""
+    from alignkit.diagnostics import CHECKS
+    from alignkit.progress import ProgressCallback, RunFilesCallback
+    from alignkit.trainers.health import HealthCallback
+
+    # where nothing is sampled and no reward is earned, the monitors of a policy have nothing to watch
+    policy = recipe.kind.family == "on_policy"
+    actions = {} if policy else {name: "off" for name in CHECKS if name not in _SUPERVISED}
+    health = HealthCallback(folder.path, actions={**actions, **recipe.evaluation.get("health", {})})
+    return [RunFilesCallback(folder.path, from_step=folder.start_step), ProgressCallback(), health]
 
 
 def build_job(recipe: Recipe, config: Any, found: Ingredients, callbacks: list[Any]) -> Job:

@@ -1,20 +1,23 @@
-"""`--dry-run`: all that can be found wrong without loading weights, and an honest word on what could not be seen."""
+"""`--dry-run`: all that can be found wrong without loading the model, and an honest word on what could not be seen.
 
-import os
+Rewards are built and score a few rows, so the networks that they hold are loaded. The model to train, its reference and
+the models of metrics are not: of these it sees configuration, tokenizer and the names of the weight files.
+"""
+
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import is_offline_mode
 from transformers import AutoConfig
 
 from alignkit.data import known_columns
 from alignkit.errors import DataError, ModelError
-from alignkit.models.loading import load_tokenizer
+from alignkit.models.loading import has_weights, load_tokenizer
 from alignkit.models.locating import resolve_model
 from alignkit.recipe import Recipe
 from alignkit.reward import check_columns, required_columns, unique_names
 from alignkit.run.ingredients import Ingredients, build_metrics, build_reward, gather, try_rewards
-
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+from alignkit.run.models import SOURCE_OPTIONS, loading_options, named_models, reference_options
 
 
 class DryRun:
@@ -65,14 +68,9 @@ class DryRun:
 
     def models(self) -> dict[str, bool]:
         """The model and those that rewards and metrics name: configuration, tokenizer and weight files, if here."""
-        recipe = self.recipe
-        named = {"model": recipe.model.get("name"), "model.reference": recipe.model.get("reference")}
-        named |= {f"rewards.{name}": spec.get("model") for name, spec in recipe.rewards.items()}
-        metrics = recipe.evaluation.get("metrics", {})
-        named |= {f"evaluation.{name}": spec.get("model") for name, spec in metrics.items()}
-        if "scratch" in recipe.model:
+        if "scratch" in self.recipe.model:
             self.passed("model: from scratch")
-        return {where: self._model(where, name) for where, name in named.items() if isinstance(name, str)}
+        return {where: self._model(where, name) for where, name in named_models(self.recipe).items()}
 
     def _model(self, where: str, name: str) -> bool:
         try:
@@ -84,17 +82,18 @@ class DryRun:
             hint = f"; it is written by: alignkit train {writer}" if writer else ""
             self.skipped(f"{where}: {error}{hint}")
             return False
-        if not Path(folder).is_dir() and _offline():
+        if not Path(folder).is_dir() and is_offline_mode():
             self.skipped(f"{where}: {name!r} is not on this machine, and HF_HUB_OFFLINE is set")
             return False
         if (Path(folder) / "adapter_config.json").is_file():
             self.passed(f"{where}: {name} is an adapter")
             return True
-        if Path(folder).is_dir() and not any(any(Path(folder).glob(pattern)) for pattern in _WEIGHTS):
+        if Path(folder).is_dir() and not has_weights(folder):
             raise ModelError(f"{where}: the model folder {folder!r} has no weights (no *.safetensors)")
-        trusted = {"trust_remote_code": self.recipe.model.get("trust_remote_code", False)} if where == "model" else {}
-        config = AutoConfig.from_pretrained(folder, **trusted)
-        tokenizer = load_tokenizer(folder, **trusted)
+        options = {"model": loading_options, "model.reference": reference_options}.get(where, lambda recipe: {})
+        source = {key: value for key, value in options(self.recipe).items() if key in SOURCE_OPTIONS}
+        config = AutoConfig.from_pretrained(folder, **source)
+        tokenizer = load_tokenizer(folder, **source)
         self.passed(f"{where}: {name}, type {config.model_type}, tokenizer of {len(tokenizer)}")
         return True
 
@@ -141,7 +140,3 @@ def recipe_that_writes(model: str) -> str | None:
 def _needs(rewards: list[Any]) -> str:
     needed = list(dict.fromkeys(column for reward in rewards for column in required_columns(reward)))
     return ", ".join(needed) or "no further columns"
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}

@@ -1,9 +1,11 @@
-"""On what a run ran: versions, machine, processes. For `environment.json` and `alignkit env`."""
+"""What a run runs in: versions, machine, processes (for `environment.json` and `alignkit env`), and quiet hosts."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import sys
+import warnings
 from typing import Any
 
 from alignkit.errors import ConfigError
@@ -35,14 +37,31 @@ VARIABLES = (
 )
 
 
+def quiet_hosts() -> None:
+    """No telemetry, no loading bars, no notices that ask nothing of the user. Warnings about the run itself stay."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
 def check_processes() -> int:
     """How many processes train together, once it is certain that they are as many as were asked for.
 
     A launcher that starts fewer than it was asked for would silently train with a smaller batch: `accelerate launch
-    --cpu --num_processes 2` does so.
+    --cpu --num_processes 2` does so. It starts one process, tells it where to meet the others (MASTER_PORT), which it
+    does only when it was asked for several, and tells it nothing of their number (WORLD_SIZE).
 
     Raises:
-        ConfigError: ALIGNKIT_NUM_PROCESSES or the launcher's WORLD_SIZE names another number.
+        ConfigError: ALIGNKIT_NUM_PROCESSES or the launcher's WORLD_SIZE names another number, or accelerate was asked
+            for several processes and started one.
     """
     from accelerate import PartialState
 
@@ -58,6 +77,14 @@ def check_processes() -> int:
                 f"{name} asks for {asked} processes, but {actual} {'is' if actual == 1 else 'are'} running; start them "
                 f"with torchrun --nproc_per_node {asked} -m alignkit train ... (on a CPU with training.use_cpu=true)"
             )
+    alone = actual == 1 and not any(os.environ.get(name) for name in ("WORLD_SIZE", "ALIGNKIT_NUM_PROCESSES"))
+    # ACCELERATE_USE_CPU is set by that launcher of accelerate's alone, the one that starts a single process
+    if alone and "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
+        raise ConfigError(
+            "accelerate launch was asked for several processes, but started one, as it does on a CPU; start them with "
+            "torchrun --nproc_per_node N -m alignkit train ... (on a CPU with training.use_cpu=true). If one is what "
+            "you want, set ALIGNKIT_NUM_PROCESSES=1"
+        )
     return actual
 
 

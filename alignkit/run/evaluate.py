@@ -4,7 +4,6 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,9 +14,9 @@ from alignkit.progress import ProgressCallback, attach
 from alignkit.recipe import Recipe, load_recipe
 from alignkit.run import build_job
 from alignkit.run.ending import figure
-from alignkit.run.environment import check_processes
+from alignkit.run.environment import check_processes, quiet_hosts
 from alignkit.run.ingredients import gather
-from alignkit.run.quiet import quiet_hosts
+from alignkit.run.models import loading_options
 
 
 def evaluate_run(
@@ -30,14 +29,15 @@ def evaluate_run(
 ) -> dict[str, float]:
     """Prints the held-out figures of a model, by a recipe's data, rewards and metrics.
 
-    The reference of the KL stays the model that the recipe starts from.
+    The reference of the KL stays the model that the recipe starts from. One that starts from random weights has none:
+    they are not kept, so there is no KL, and it is said so.
 
     Args:
         run: a run's folder (its own model is judged) or a recipe (the model that it starts from is judged).
         overrides: for the recipe.
         model: judge this model instead.
         output: JSON file for `figures` and `rows`.
-        allow_code: whether rewards may be named as `file.py:Object`.
+        allow_code: False refuses what runs code, as `load_recipe` does.
 
     Returns:
         the figures.
@@ -53,6 +53,11 @@ def evaluate_run(
     job = build_job(judged, judged.config(), found, [ProgressCallback()])
     attach(job.trainer)
     figures, rows = job.evaluate()
+    if "kl" in figures and judged is not recipe and "reference" not in judged.model:
+        # what was measured is the distance of the model to itself
+        del figures["kl"]
+        rows = [{**row, "kl": None} for row in rows]
+        print("no KL: the recipe starts from random weights (model.scratch), which no run keeps; set model.reference")
     table = Table(title=f"Held-out data: {judged.model.get('name', 'model from scratch')}", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -81,11 +86,11 @@ def _with_model(recipe: Recipe, model: str | None) -> Recipe:
     if model is None:
         return recipe
     judged = copy.deepcopy(recipe)
-    start: Any = recipe.model.get("name")
-    judged.model = {key: value for key, value in recipe.model.items() if key not in ("name", "scratch")}
+    # the revision is one of the model that the recipe names
+    judged.model = {key: value for key, value in recipe.model.items() if key not in ("name", "scratch", "revision")}
     judged.model["name"] = model
-    if start and recipe.kind.family == "on_policy":
-        judged.model.setdefault("reference", start)
+    if "name" in recipe.model and recipe.kind.family == "on_policy":
+        judged.model.setdefault("reference", {"name": recipe.model["name"], **loading_options(recipe)})
     # the model is judged as it was saved, without a new adapter on top
     judged.adapter = None
     return judged

@@ -11,12 +11,15 @@ report.html         all of it for people
 checkpoint-*/       as the trainer's config asks
 """
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from alignkit.errors import AlignkitError
+from alignkit.evaluation import finite
+from alignkit.json_lines import append_json_lines, read_json_lines, replace_json_lines
 from alignkit.recipe import Recipe
 from alignkit.reward import describe_reward
 from alignkit.run.environment import command_line, describe_environment
@@ -38,13 +41,20 @@ class RunFolder:
     Args:
         path: where it is, made if missing.
         checkpoint: the checkpoint to continue from, None for a fresh run.
+        keep: whether a finished run that is there is moved aside; else it is deleted.
         main: whether this process writes.
     """
 
-    def __init__(self, path: Path, checkpoint: Path | None = None, main: bool = True):
+    def __init__(self, path: Path, checkpoint: Path | None = None, *, keep: bool = True, main: bool = True):
         self.path = path
         self.checkpoint = checkpoint
+        self.keep = keep
         self.main = main
+
+    @property
+    def start_step(self) -> int:
+        """The step that the run starts from: that of its checkpoint, 0 for a fresh one."""
+        return 0 if self.checkpoint is None else step_of(self.checkpoint)
 
     @classmethod
     def open(cls, path: Path, *, resume: bool = False, overwrite: bool = False, main: bool = True) -> "RunFolder":
@@ -53,7 +63,7 @@ class RunFolder:
         Args:
             path: where.
             resume: continue from the newest checkpoint there; files are cut back to its step.
-            overwrite: delete checkpoints of an earlier run.
+            overwrite: delete what an earlier run left there.
             main: whether this process writes.
 
         Raises:
@@ -68,26 +78,43 @@ class RunFolder:
                     f"nothing to resume: {path} holds no checkpoint-*; training.save_strategy and training.save_steps "
                     "say when checkpoints are written"
                 )
-            return cls(path, checkpoints[-1], main)
+            return cls(path, checkpoints[-1], main=main)
         if checkpoints and not overwrite:
             raise AlignkitError(
                 f"{path} holds checkpoints of an earlier run ({checkpoints[-1].name}); continue it with --resume, "
                 "replace it with --overwrite, or choose another training.output_dir"
             )
-        return cls(path, None, main)
+        return cls(path, keep=not overwrite, main=main)
 
     def begin(self) -> None:
-        """Make the folder, and clear it of what an earlier run, or the part after the checkpoint, wrote."""
+        """Make the folder, and clear it of what an earlier run, or the part after the checkpoint, wrote.
+
+        A finished run is not deleted but moved aside, to `<folder>-1` or the next number that is free. Only its own
+        files move: other runs may lie below it, and have models there that recipes name.
+        """
         if not self.main:
             return
         if self.checkpoint is not None:
-            self._cut_back(int(self.checkpoint.name.rpartition("-")[2]))
+            self._cut_back()
             return
+        if self.keep and (self.path / "results.json").is_file():
+            self._move_aside()
+        if not self.keep:
+            shutil.rmtree(self.path / "model", ignore_errors=True)
         for checkpoint in newest_last(self.path):
             shutil.rmtree(checkpoint)
         for name in RUN_FILES:
             (self.path / name).unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def _move_aside(self) -> None:
+        place = self.path if self.path.name not in ("", "..") else self.path.resolve()
+        aside = next(path for i in itertools.count(1) if not (path := place.with_name(f"{place.name}-{i}")).exists())
+        aside.mkdir()
+        for name in (*RUN_FILES, "model"):
+            if (self.path / name).exists():
+                (self.path / name).rename(aside / name)
+        print(f"the finished run in {self.path} is now in {aside}")
 
     def write_recipe(self, recipe: Recipe, rewards: list[Any]) -> None:
         """The resolved recipe; where each reward comes from stands in its header."""
@@ -123,25 +150,29 @@ class RunFolder:
 
     def add_samples(self, phase: str, step: int, rows: list[dict[str, Any]]) -> None:
         """Completions of one phase (`before` or `after`), a line each."""
-        if not self.main:
-            return
-        with (self.path / "samples.jsonl").open("a", encoding="utf-8") as file:
-            for row in rows:
-                kept = {key: value for key, value in row.items() if key != "columns"}
-                line = {"phase": phase, "step": step, **kept}
-                file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        if self.main:
+            shown = [{key: value for key, value in row.items() if key != "columns"} for row in rows]
+            append_json_lines(
+                self.path / "samples.jsonl", (finite({"phase": phase, "step": step, **row}) for row in shown)
+            )
 
-    def _cut_back(self, step: int) -> None:
-        """Drop what an interrupted run wrote after the checkpoint, and its first evaluation, which runs again."""
+    def _cut_back(self) -> None:
+        """Drop what the interrupted run wrote after the checkpoint, a line that it left unfinished included."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             file = self.path / name
-            if file.exists():
-                lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-                kept = [line for line in lines if line["step"] <= step and line.get("phase", "train") == "train"]
-                file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
+            if file.is_file():
+                rows = read_json_lines(file)
+                replace_json_lines(
+                    file, [row for row in rows if row["step"] <= self.start_step and row.get("phase") != "after"]
+                )
 
 
 def newest_last(path: Path) -> list[Path]:
     """The checkpoints of a run's folder, by step."""
     found = [folder for folder in path.glob("checkpoint-*") if folder.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.rpartition("-")[2])

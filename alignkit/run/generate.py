@@ -12,11 +12,12 @@ from rich.markup import escape
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import AlignkitError, DataError
 from alignkit.held_out import generate_rows, generation_config_for
+from alignkit.json_lines import read_json_lines
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
-from alignkit.recipe.reading import did_you_mean
 from alignkit.registry import load_reward
 from alignkit.reward import check_columns
-from alignkit.run.quiet import quiet_hosts
+from alignkit.run.environment import quiet_hosts
+from alignkit.settings import did_you_mean
 from alignkit.text import completion_text, prompt_text
 
 DECODERS: dict[str, Any] = {"sample": SamplingDecoder}
@@ -73,26 +74,19 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
         DataError: no such file, nothing in it, not JSON, or a row without a prompt.
     """
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if path.suffix == ".jsonl":
+            rows = read_json_lines(path, drop_torn=False)
+        else:
+            rows = [{"prompt": line} for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the prompts cannot be read from {str(path)!r}: {error}") from error
-    if not lines:
+    if not rows:
         raise DataError(
             f"{str(path)!r} has no prompts; write one a line, or JSON objects with a key prompt in a .jsonl"
         )
-    if path.suffix != ".jsonl":
-        return [{"prompt": line} for line in lines]
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"line {number} of {str(path)!r} is not JSON: {error}") from error
-        if not isinstance(row, dict) or not row.get("prompt"):
-            raise DataError(
-                f"line {number} of {str(path)!r} has no prompt; expected an object such as {{'prompt': '...'}}"
-            )
-        rows.append(row)
+    for number, row in enumerate(rows, 1):
+        if not row.get("prompt"):
+            raise DataError(f"row {number} of {str(path)!r} has no prompt; it has: {', '.join(row) or 'nothing'}")
     if len({tuple(sorted(row)) for row in rows}) > 1:
         raise DataError(f"the rows of {str(path)!r} have different keys; rewards read them as columns")
     return rows

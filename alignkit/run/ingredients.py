@@ -126,6 +126,7 @@ def build_metrics(recipe: Recipe, allow_code: bool = True) -> dict[str, Any]:
             metrics[name] = load_metric("reward", reward=reward, name=name, positive_above=above)
         elif use != "reward":
             if use == "perplexity":
-                settings = {"model": recipe.model.get("reference") or recipe.model.get("name"), **settings}
+                start = recipe.model.get("reference", recipe.model).get("name")
+                settings = {"model": start, **settings}
             metrics[name] = load_metric(use, **settings)
     return metrics

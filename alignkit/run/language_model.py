@@ -10,14 +10,10 @@ from alignkit.errors import DataError
 from alignkit.evaluation import evaluate_rows
 from alignkit.held_out import generate_rows, generation_config_for
 from alignkit.recipe import Recipe
+from alignkit.recipe.checks import COMPLETION_DEFAULTS
 from alignkit.run.ingredients import Ingredients
 from alignkit.run.models import adapter_config, load_generator
 from alignkit.trainers.evaluation import summarise
-
-# Held-out prompts that are completed where the recipe does not say how many, and how far.
-_PROMPTS, _NEW_TOKENS = 64, 48
-# Of a held-out text without a prompt, so many words are given and the rest is left to the model.
-_GIVEN_WORDS = 6
 
 
 class LanguageModelJob:
@@ -35,7 +31,8 @@ class LanguageModelJob:
         self.found = found
         data = learnable(found.data)
         self.model, self.tokenizer = load_generator(recipe, data)
-        self.prompts = held_out_prompts(found.data["validation"])
+        self.settings = {**COMPLETION_DEFAULTS, **recipe.evaluation}
+        self.prompts = held_out_prompts(found.data["validation"], self.settings["given_words"])
         self.trainer = SFTTrainer(
             model=self.model,
             args=args,
@@ -52,20 +49,22 @@ class LanguageModelJob:
         figures = {"loss": seen["eval_loss"], "perplexity_of_text": math.exp(min(seen["eval_loss"], 700.0))}
         if "eval_mean_token_accuracy" in seen:
             figures["token_accuracy"] = seen["eval_mean_token_accuracy"]
-        settings = self.recipe.evaluation
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         was_training = model.training
         model.eval()
         rows = generate_rows(
             model,
             self.tokenizer,
-            self.prompts[: settings.get("prompts", _PROMPTS)],
+            self.prompts[: self.settings["prompts"]],
             generation_config=generation_config_for(
-                model, self.tokenizer, max_new_tokens=_NEW_TOKENS, temperature=settings.get("temperature", 1.0)
+                model,
+                self.tokenizer,
+                max_new_tokens=self.settings["max_new_tokens"],
+                temperature=self.settings.get("temperature", 1.0),
             ),
             with_kl=False,
-            batch_size=settings.get("batch_size", 32),
-            seed=settings.get("seed", 1234),
+            batch_size=self.settings.get("batch_size", 32),
+            seed=self.settings.get("seed", 1234),
             autocast=self.trainer.accelerator.autocast,
         )
         model.train(was_training)
@@ -87,13 +86,13 @@ def learnable(data: DatasetDict) -> DatasetDict:
     )
 
 
-def held_out_prompts(part: Dataset) -> list[dict[str, Any]]:
-    """Rows with `prompt` and `reference`: the data's own, or the beginnings of its texts."""
+def held_out_prompts(part: Dataset, given_words: int) -> list[dict[str, Any]]:
+    """Rows with `prompt` and `reference`: the data's own, or the first words of its texts and their rest."""
     if "prompt" in part.column_names:
         other = next((column for column in ("reference", "completion") if column in part.column_names), None)
         return [{"prompt": row["prompt"], "reference": row[other] if other else None} for row in part]
     if "messages" in part.column_names:
         rows = [row["messages"] for row in part]
         return [{"prompt": m[:-1], "reference": m[-1:]} for m in rows if len(m) > 1 and m[-1]["role"] == "assistant"]
-    cut = [(text.split(" ")[:_GIVEN_WORDS], text.split(" ")[_GIVEN_WORDS:]) for text in part["text"]]
+    cut = [(text.split(" ")[:given_words], text.split(" ")[given_words:]) for text in part["text"]]
     return [{"prompt": " ".join(given), "reference": " " + " ".join(rest)} for given, rest in cut if rest]

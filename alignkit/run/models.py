@@ -1,22 +1,57 @@
-"""The model that a recipe names or describes, with its tokenizer."""
+"""The models that a recipe names or describes, and how it says that they are loaded."""
 
+from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
 
-from alignkit.errors import ModelError
+from alignkit.errors import ConfigError, ModelError
 from alignkit.models.from_scratch import build_causal_lm
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.locating import resolve_model
 from alignkit.recipe import Recipe
 from alignkit.text import completion_text, joined_text
 
-_OPTIONS = ("dtype", "attn_implementation", "revision", "trust_remote_code")
+# These belong to one repository, and its configuration and tokenizer are loaded with them too.
+SOURCE_OPTIONS = ("revision", "trust_remote_code")
+_WEIGHT_OPTIONS = ("dtype", "attn_implementation")
+
+
+def named_models(recipe: Recipe) -> dict[str, str]:
+    """Every model that the recipe names: the key where it stands -> name."""
+    named = {"model": recipe.model.get("name"), "model.reference": recipe.model.get("reference", {}).get("name")}
+    named |= {f"rewards.{name}": spec.get("model") for name, spec in recipe.rewards.items()}
+    metrics = recipe.evaluation.get("metrics", {})
+    named |= {f"evaluation.{name}": spec.get("model") for name, spec in metrics.items()}
+    return {where: name for where, name in named.items() if isinstance(name, str)}
+
+
+def check_starting_models(recipe: Recipe) -> None:
+    """A run must not need the model that stands where its own will be: it is moved aside, or written over.
+
+    Raises:
+        ConfigError: names the key that holds it.
+    """
+    own = (recipe.output_dir / "model").resolve()
+    for where, name in named_models(recipe).items():
+        if Path(name).expanduser().resolve() == own:
+            raise ConfigError(
+                f"{where}: {name} is where this run will save its own model; give it another training.output_dir"
+            )
 
 
 def loading_options(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe says about loading, for `from_pretrained`."""
-    return {key: recipe.model[key] for key in _OPTIONS if key in recipe.model}
+    """What the recipe says about loading its model, for `from_pretrained`."""
+    return {key: recipe.model[key] for key in (*_WEIGHT_OPTIONS, *SOURCE_OPTIONS) if key in recipe.model}
+
+
+def reference_options(recipe: Recipe) -> dict[str, Any]:
+    """How to load the model of `model.reference`: as it says itself, its weights else as those of the model.
+
+    A revision, and trust in code that comes along, are given to one repository; they do not pass to another.
+    """
+    own = {key: value for key, value in recipe.model.get("reference", {}).items() if key != "name"}
+    return {**{key: recipe.model[key] for key in _WEIGHT_OPTIONS if key in recipe.model}, **own}
 
 
 def load_generator(recipe: Recipe, data: DatasetDict) -> tuple[Any, Any]:
@@ -27,8 +62,8 @@ def load_generator(recipe: Recipe, data: DatasetDict) -> tuple[Any, Any]:
     quantization = quantization_config(recipe)
     if quantization is not None:
         options["quantization_config"] = quantization
-    trusted = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
-    return load_causal_or_seq2seq(recipe.model["name"], **options), load_tokenizer(recipe.model["name"], **trusted)
+    source = {key: options[key] for key in SOURCE_OPTIONS if key in options}
+    return load_causal_or_seq2seq(recipe.model["name"], **options), load_tokenizer(recipe.model["name"], **source)
 
 
 def quantization_config(recipe: Recipe) -> Any:
@@ -49,8 +84,8 @@ def adapter_config(recipe: Recipe) -> Any:
 
     task = "CAUSAL_LM"
     if "name" in recipe.model:
-        trusted = recipe.model.get("trust_remote_code", False)
-        config = AutoConfig.from_pretrained(resolve_model(recipe.model["name"]), trust_remote_code=trusted)
+        source = {key: recipe.model[key] for key in SOURCE_OPTIONS if key in recipe.model}
+        config = AutoConfig.from_pretrained(resolve_model(recipe.model["name"]), **source)
         task = "SEQ_2_SEQ_LM" if config.is_encoder_decoder else task
     return LoraConfig(**{"task_type": task, **recipe.adapter})
 

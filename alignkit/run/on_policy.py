@@ -12,7 +12,7 @@ from alignkit.models.reference import frozen_copy
 from alignkit.recipe import Recipe
 from alignkit.reward import granularity, stateful_rewards, unique_names
 from alignkit.run.ingredients import Ingredients
-from alignkit.run.models import adapter_config, load_generator, loading_options, quantization_config
+from alignkit.run.models import adapter_config, load_generator, loading_options, quantization_config, reference_options
 from alignkit.text import excerpt
 from alignkit.trainers.evaluation import EvaluationMixin
 from alignkit.trainers.learned_callback import RewardStateCallback
@@ -111,8 +111,8 @@ def _own_trainer(recipe: Recipe, args: Any, found: Ingredients, callbacks: list[
 
 
 def _named_reference(recipe: Recipe) -> Any:
-    name = recipe.model.get("reference")
-    return load_causal_or_seq2seq(name, **loading_options(recipe)) if name else None
+    named = recipe.model.get("reference")
+    return load_causal_or_seq2seq(named["name"], **reference_options(recipe)) if named else None
 
 
 def _trl_trainer(recipe: Recipe, args: Any, found: Ingredients, callbacks: list[Any]) -> Any:
