@@ -111,6 +111,16 @@ def nearest(word: Any, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def suggestion(word: Any, known: Iterable[str]) -> str:
+    """A sentence that names what a misspelt name may have meant; empty where nothing is like it.
+
+    >>> suggestion("questions", ["question", "answer"]), suggestion("zzz", ["question"])
+    (" Did you mean 'question'?", '')
+    """
+    near = nearest(word, known)
+    return "" if near is None else f" Did you mean '{near}'?"
+
+
 def describe(value: Any) -> str:
     """A value for an error message: what it is and, where short, what it says.
 

@@ -20,9 +20,9 @@ LAYERS = [
     {"trainers", "held_out", "evaluation", "report", "progress", "testing", "scaffold"},
     {"decoding", "metrics"},
     {"models", "data"},
-    {"losses", "advantages", "diagnostics", "text", "json_lines", "settings", "registry", "compose", "foreign"},
+    {"losses", "advantages", "diagnostics", "text", "json_lines", "registry", "compose", "foreign"},
     {"reward"},
-    {"errors"},
+    {"errors", "settings"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 

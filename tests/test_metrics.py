@@ -196,9 +196,9 @@ def test_perplexity_of_nothing_is_no_number_and_without_a_model_an_error():
 
 
 def test_a_wrong_name_or_setting_says_what_was_meant():
-    with pytest.raises(ConfigError, match="did you mean 'diversity'"):
+    with pytest.raises(ConfigError, match="Did you mean 'diversity'"):
         load_metric("diversty")
-    with pytest.raises(ConfigError, match="did you mean 'samples'"):
+    with pytest.raises(ConfigError, match="Did you mean 'samples'"):
         load_metric("diversity", sample=3)
     assert isinstance(load_metric("reward", reward=LengthReward()), RewardMetric)
 

@@ -7,13 +7,13 @@ Every metric is called as `metric.compute(predictions=[str], prompts=[...], colu
 `alignkit.evaluation.evaluate_rows` do that, and pass any other `evaluate.Metric` what it declares.
 """
 
-import difflib
 import inspect
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from alignkit.errors import ConfigError
+from alignkit.settings import suggestion
 
 __all__ = ["METRICS", "MetricEntry", "load_metric", "metric_parameters"]
 
@@ -57,9 +57,7 @@ def _entry(name: str) -> MetricEntry:
     entries = {**METRICS, "reward": _REWARD}
     if name in entries:
         return entries[name]
-    close = difflib.get_close_matches(name, entries, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ConfigError(f"there is no metric {name!r}; {hint}There are: {', '.join(entries)}")
+    raise ConfigError(f"there is no metric {name!r}.{suggestion(name, entries)} There are: {', '.join(entries)}")
 
 
 def metric_parameters(name: str) -> dict[str, inspect.Parameter]:
@@ -83,9 +81,8 @@ def load_metric(name: str, /, **settings: Any) -> Any:
     metric_class, known = _entry(name).load(), metric_parameters(name)
     for setting in settings:
         if setting not in known:
-            close = difflib.get_close_matches(setting, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(
-                f"the metric {name!r} has no setting {setting!r}; {hint}It takes: {', '.join(known) or 'none'}"
+                f"the metric {name!r} has no setting {setting!r}.{suggestion(setting, known)} It takes: "
+                f"{', '.join(known) or 'none'}"
             )
     return metric_class(**settings)

@@ -1,7 +1,6 @@
 """`load_reward`: a name and its settings become a reward, or an error that says what would have worked."""
 
 import contextvars
-import difflib
 import functools
 import hashlib
 import importlib
@@ -15,6 +14,7 @@ from alignkit.errors import AlignkitError, RewardLoadError, RewardNotFoundError
 from alignkit.registry.entries import available_rewards
 from alignkit.reward import reward_name
 from alignkit.reward.contract import parameters
+from alignkit.settings import suggestion
 
 SUPPLIED = ("prompts", "completions", "completion_ids")
 
@@ -104,8 +104,7 @@ def _registered(name: str) -> Any:
         if entry.name == name:
             return entry.load()
     known = sorted({entry.name for entry in entries})
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+    hint = suggestion(name, known)
     offer = f"Registered are: {', '.join(known)}." if known else "No installed distribution registers any."
     raise RewardNotFoundError(
         f"no reward is called '{name}'.{hint} {offer} An object is named as 'package.module:Object' or "
@@ -155,8 +154,7 @@ def _attribute(name: str, module: Any, attribute: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(found, part):
             offered = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-            close = difflib.get_close_matches(part, offered, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
+            hint = suggestion(part, offered)
             raise RewardNotFoundError(
                 f"reward '{name}': there is no '{part}' there.{hint} "
                 f"It offers: {', '.join(sorted(offered)) or 'nothing'}"
@@ -178,8 +176,7 @@ def _check_settings(name: str, found: Any, kwargs: dict[str, Any]) -> None:
     if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         for key in kwargs:
             if key not in named:
-                close = difflib.get_close_matches(key, list(named), n=1)
-                hint = f" Did you mean '{close[0]}'?" if close else ""
+                hint = suggestion(key, list(named))
                 raise RewardLoadError(f"reward '{name}' has no setting '{key}'.{hint} Its settings: {accepts}")
     if isinstance(found, type):
         missing = [key for key, p in named.items() if p.default is p.empty and key not in kwargs]

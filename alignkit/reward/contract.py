@@ -4,7 +4,6 @@ The signature is TRL's own, so that one object serves alignkit's trainers, TRL's
 decoders and the metrics.
 """
 
-import difflib
 import functools
 import importlib.metadata
 import inspect
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from alignkit.errors import MissingColumnError, RewardError
+from alignkit.settings import suggestion
 
 RESERVED = frozenset(
     {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments"}
@@ -166,9 +166,10 @@ def check_columns(rewards: Iterable[Any], available: Iterable[str]) -> None:
                     f"reward '{name}' asks for '{column}': it arrives as a list, name it {CONSUMED[column]}"
                 )
             elif column not in columns:
-                close = difflib.get_close_matches(column, columns, n=1)
-                hint = f". Did you mean '{close[0]}'?" if close else ""
-                problems.append(f"reward '{name}' needs column '{column}'; the data has: {has}{hint}")
+                hint = suggestion(column, columns)
+                problems.append(
+                    f"reward '{name}' needs column '{column}'; the data has: {has}{'.' if hint else ''}{hint}"
+                )
     if problems:
         raise MissingColumnError("\n".join(problems))
 

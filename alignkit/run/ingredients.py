@@ -16,8 +16,8 @@ from alignkit.reward import (
     call_reward,
     check_columns,
     granularity,
+    in_evaluation,
     reward_name,
-    stateful_rewards,
     unique_names,
 )
 from alignkit.text import is_conversational
@@ -75,17 +75,11 @@ def try_rewards(found: Ingredients, rewards: list[Any] | None = None) -> None:
         completions = [[{"role": "assistant", "content": text}] for text in completions]
     columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "completion")}
     rewards = found.rewards if rewards is None else rewards
-    changing = [one for one in stateful_rewards(rewards).values() if getattr(one, "training", False)]
-    for one in changing:
-        one.eval()
-    try:
+    with in_evaluation(rewards):
         for name, reward in zip(unique_names(rewards), rewards, strict=True):
             # no token ids: what wrote these texts is not known yet
             if granularity(reward) != "token":
                 call_reward(reward, prompts, completions, columns=columns, name=name)
-    finally:
-        for one in changing:
-            one.train()
 
 
 def load_recipe_data(recipe: Recipe) -> DatasetDict:

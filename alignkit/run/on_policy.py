@@ -160,7 +160,7 @@ def with_held_out_evaluation(trainer_class: type) -> type:
             self.rewards = found.rewards
             self.reward_func_names = unique_names(found.rewards)
             self.metrics = found.metrics
-            self.judging_reference = reference
+            self.judging_reference = None if reference is None else reference.to(self.accelerator.device)
             # GRPOConfig has no such settings; they are the recipe's `evaluation`, as for alignkit's own trainers
             self.args.eval_samples = None
             self.args.eval_seed = recipe.evaluation.get("seed", 1234)
