@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -209,13 +208,3 @@ def test_env_names_versions_machine_and_rewards(capsys):
     assert any(reward.startswith("sentiment (alignkit-rewards") for reward in environment["rewards"])
     assert main(["env"]) == 0
     assert "transformers" in capsys.readouterr().out
-
-
-def test_listing_rewards_takes_less_than_half_a_second():
-    """The issue's bar, with room for a machine that does other things too: the best of five counts."""
-    took = []
-    for _ in range(5):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "alignkit", "rewards", "list"], capture_output=True, check=True)
-        took.append(time.perf_counter() - started)
-    assert min(took) < 0.5, took

@@ -27,7 +27,7 @@ LAYERS = [
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 
 # `alignkit rewards list` answers at once because importing these loads nothing but the standard library.
-QUICK = ["reward", "registry", "compose", "foreign", "errors", "scaffold", "cli", "cli_rewards"]
+QUICK = ["reward", "settings", "registry", "compose", "foreign", "errors", "scaffold", "cli", "cli_rewards"]
 
 
 def module_name(path: Path) -> str:
