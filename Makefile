@@ -1,7 +1,7 @@
 # Every target sets up .venv by itself: the machine needs make, bash and Python 3.11 or newer.
 #
 #   make quickstart   from nothing but this clone: train a tiny language model, raise its reward by PPO, show it
-#   make test         the tests (the fast suite; `make test-all` adds the slow ones)
+#   make test         the tests (the fast suite; `make test-slow` has the others)
 #   make check        style, types, layers, file sizes, exports, links, documentation
 #   make bench        speed and memory of our PPO beside TRL's RLOO
 #   make docs         the documentation, into site/ (`make docs-serve` shows it on 127.0.0.1)
@@ -12,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: quickstart test test-all check bench docs docs-serve format install
+.PHONY: quickstart test test-slow check bench docs docs-serve format install
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 TORCH_OPTIONS ?=
@@ -43,8 +43,8 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(SMALL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 10 -m "not slow"
 
-test-all: $(INSTALLED)
-	$(SMALL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 25
+test-slow: $(INSTALLED)
+	$(SMALL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations 10 -m slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

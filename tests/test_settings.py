@@ -105,3 +105,10 @@ def test_reinforce_learns_only_from_the_policy_that_sampled():
         made(ReinforceConfig, generation_batch_size=32)
     assert made(ReinforceConfig, steps_per_generation=2, gradient_accumulation_steps=2).generation_batch_size == 16
     assert made(PPOConfig, steps_per_generation=2).generation_batch_size == 16
+
+
+def test_a_warm_up_of_the_critic_is_refused_where_gradients_cannot_be_held_back():
+    config = made(PPOConfig, value_warmup_steps=2)
+    assert config._contradictions() == []
+    config.deepspeed_plugin = SimpleNamespace()
+    assert "value_warmup_steps=2 holds gradients back" in config._contradictions()[0]

@@ -51,4 +51,9 @@ class PPOConfig(OnPolicyConfig):
             problems.append(
                 f"rl_weight={self.rl_weight} is REINFORCE's hybrid objective; with PPO use ptx_coef and a ptx_dataset"
             )
+        if self.value_warmup_steps and self.deepspeed_plugin is not None:
+            problems.append(
+                f"value_warmup_steps={self.value_warmup_steps} holds gradients back from the optimiser, and DeepSpeed "
+                "keeps them where nothing else reaches; leave it out"
+            )
         return problems
