@@ -56,7 +56,7 @@ class Study:
     title: str
     text: str
     columns: dict[str, str]
-    plot: dict[str, str] | None
+    plot: dict[str, Any] | None
     runs: list[Run]
 
     def methods(self) -> list[str]:
@@ -166,36 +166,36 @@ def rows(data: dict[str, dict[str, Any]]) -> str:
 
 
 def draw(study: Study, target: Path) -> None:
-    """Reward against KL: a dot for each run's end, a line for its way there, a cross for each method's mean."""
+    """A panel for each figure: a dot for each run's end, a line for its way there, a cross for each method's mean."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
     assert study.plot is not None
-    x, y = study.plot["x"], study.plot["y"]
+    x, panels = study.plot["x"], study.plot["y"]
     with plt.rc_context(
         {"svg.hashsalt": study.title, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     ):
-        fig, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-        for i, method in enumerate(study.methods()):
-            colour = f"C{i}"
-            runs = [run for run in study.runs if run.method == method]
-            for run in runs:
-                curve = [row for row in run.curve if f"eval_{x}" in row and f"eval_{y}" in row]
-                axes.plot(
-                    [r[f"eval_{x}"] for r in curve], [r[f"eval_{y}"] for r in curve], color=colour, lw=0.9, alpha=0.5
-                )
-            xs, ys = [run.after[x] for run in runs], [run.after[y] for run in runs]
-            axes.scatter(xs, ys, color=colour, s=26, label=method, zorder=3)
-            middle = [statistics.fmean(xs)], [statistics.fmean(ys)]
-            axes.scatter(middle[0], middle[1], color=colour, marker="+", s=160, zorder=4)
-        axes.set_xlabel(study.plot.get("x_label", x))
-        axes.set_ylabel(study.plot.get("y_label", y))
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        fig, row = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.2), layout="constrained", squeeze=False)
+        for axes, (y, label) in zip(row[0], panels.items(), strict=True):
+            for i, method in enumerate(study.methods()):
+                _method(axes, [run for run in study.runs if run.method == method], x, y, f"C{i}")
+            axes.set_xlabel(study.plot.get("x_label", x))
+            axes.set_ylabel(label)
+            axes.grid(alpha=0.25)
+        row[0][-1].legend(frameon=False)
         fig.savefig(target, metadata={"Date": None})
         plt.close(fig)
+
+
+def _method(axes: Any, runs: list[Run], x: str, y: str, colour: str) -> None:
+    for run in runs:
+        curve = [row for row in run.curve if f"eval_{x}" in row and f"eval_{y}" in row]
+        axes.plot([r[f"eval_{x}"] for r in curve], [r[f"eval_{y}"] for r in curve], color=colour, lw=0.9, alpha=0.5)
+    xs, ys = [run.after[x] for run in runs], [run.after[y] for run in runs]
+    axes.scatter(xs, ys, color=colour, s=26, label=runs[0].method, zorder=3)
+    axes.scatter([statistics.fmean(xs)], [statistics.fmean(ys)], color=colour, marker="+", s=160, zorder=4)
 
 
 def page(studies: list[Study]) -> str:
@@ -205,7 +205,7 @@ def page(studies: list[Study]) -> str:
         parts.append(f"## {study.title}\n\n{study.text.strip()}\n")
         parts.append(table(study))
         if study.plot:
-            alt = f"{study.plot.get('y_label', study.plot['y'])} against {study.plot.get('x_label', study.plot['x'])}"
+            alt = f"{' and '.join(study.plot['y'].values())} against {study.plot.get('x_label', study.plot['x'])}"
             parts.append(f"![{alt}](results/{study.folder.name}.svg)\n")
             parts.append("A dot is a run's end, a cross the mean over seeds, a thin line a run's held-out curve.\n")
         parts.append(origins(study))

@@ -25,7 +25,7 @@ STUDY = """\
 title: Sentiment
 text: Three seeds each.
 columns: {reward: reward, kl: KL (nats)}
-plot: {x: kl, y: reward, x_label: KL (nats), y_label: held-out reward}
+plot: {x: kl, x_label: KL (nats), y: {reward: held-out reward}}
 """
 
 
