@@ -128,3 +128,16 @@ def test_evaluation_ends_where_it_began_and_leaves_alone_what_has_no_modes():
         assert not learned.training and not still.training
         raise KeyError
     assert learned.training and not still.training
+
+
+def test_references_come_from_the_column_that_the_trainer_names(tmp_path):
+    class Keeper(WordLikelihood):
+        def __call__(self, prompts, completions, **columns):
+            return [0.0] * len(completions)
+
+    reward = Keeper()
+    args = PPOConfig(**settings(tmp_path, reference_column="answer"))
+    PPOTrainer(
+        tiny_causal_lm(), Whiten(reward), args, data().rename_column("reference", "answer"), None, tiny_tokenizer()
+    ).train()
+    assert reward.seen["good"] > 0

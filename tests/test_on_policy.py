@@ -11,6 +11,7 @@ from transformers import BitsAndBytesConfig
 
 from alignkit import OnPolicyConfig, OnPolicyTrainer, load_metric
 from alignkit.errors import AlignkitError, ConfigError
+from alignkit.models.module_reward import ModuleReward
 from alignkit.models.tiny import tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from alignkit.trainers.ppo import PPOConfig, PPOTrainer
 
@@ -249,3 +250,15 @@ def test_the_tokenizer_comes_from_the_revision_of_the_model(tmp_path, monkeypatc
     settings = args(tmp_path, model_init_kwargs={"revision": "v2"}, trust_remote_code=True)
     PPOTrainer(str(tmp_path / "model"), good_words, settings, data())
     assert asked == {"revision": "v2", "trust_remote_code": True}
+
+
+def test_a_long_prompt_does_not_hide_the_completion_from_a_classifier():
+    classifier, tokenizer = tiny_classifier(), tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    reward = ModuleReward(classifier, tokenizer, max_length=4)
+    good, bad = reward(["it was the film " * 5] * 2, ["good good", "bad bad"])
+    assert good != bad and tokenizer.truncation_side == "right"
+    talk = [[{"role": "user", "content": "it"}]], [[{"role": "assistant", "content": "good"}]]
+    with torch.no_grad():
+        logits = classifier(**tokenizer("it . good . ", return_tensors="pt")).logits
+    assert reward(*talk) == pytest.approx([logits[0, 0].item()], abs=1e-5)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 
 from alignkit.compose import Whiten
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
@@ -67,14 +68,19 @@ def train_here(folder: Path) -> None:
     trainer.train()
     rows = trainer.generate_eval()
     single = trainer.generate_eval(Dataset.from_dict({"prompt": PROMPTS[:1]}))  # fewer prompts than processes
-    policy = {
-        name: tensor.clone() for name, tensor in trainer.accelerator.unwrap_model(trainer.model).state_dict().items()
-    }
+    policy, statistics, learned = weights_of(trainer), trainer.rewards[1].state_dict(), letters.weights.clone()
+    trainer.restore(str(folder / "run" / "checkpoint-2"))
     found = {
-        "weights": letters.weights, "seen": letters.seen, "policy": policy, "coef": trainer.kl_controller.coef,
-        "whiten": trainer.rewards[1].state_dict(), "rows": [row["prompt"] for row in rows], "single": len(single),
+        "weights": learned, "seen": letters.seen, "policy": policy, "coef": trainer.kl_controller.coef,
+        "whiten": statistics, "rows": [row["prompt"] for row in rows], "single": len(single),
+        "restored": weights_of(trainer),
     }  # fmt: skip
     torch.save(found, folder / f"{rank}.pt")
+
+
+def weights_of(trainer) -> dict[str, torch.Tensor]:
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def len_of(prompts, completions, **columns):
@@ -108,6 +114,13 @@ def test_a_learned_reward_learns_from_both_and_stays_equal(both):
     first, second = both[1]
     assert first["seen"] == second["seen"] and [len(texts) for texts in first["seen"]] == [4, 4, 4]
     assert torch.equal(first["weights"], second["weights"])
+
+
+def test_going_back_to_a_checkpoint_moves_the_policy_of_both(both):
+    saved = load_file(both[0] / "run" / "checkpoint-2" / "model.safetensors")
+    for found in both[1]:
+        assert all(torch.equal(found["restored"][name], tensor) for name, tensor in saved.items())
+        assert any(not torch.equal(found["policy"][name], tensor) for name, tensor in saved.items())
 
 
 def test_the_checkpoint_has_the_reward_and_a_rollout_for_each(both):

@@ -106,6 +106,15 @@ def test_pure_likelihood_learns_the_reference(tmp_path):
     assert losses[-1] < 0.2 < 1.0 < losses[0]
 
 
+def test_only_a_reference_that_ends_within_the_limit_teaches_to_end(tmp_path):
+    run = trainer(tmp_path, rl_weight=0.5, max_completion_length=3)
+    examples = [{"prompt": "it", "reference": text} for text in ("good .", "good good good .")]
+    rollout = run.score(run.sample([example for example in examples for _ in range(4)]))
+    ids = run.shape(rollout)["extra_completion_ids"]
+    end = run.processing_class.eos_token_id
+    assert [row.tolist().count(end) for row in ids] == [1] * 4 + [0] * 4 and ids.shape[1] == 3
+
+
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_every_baseline_trains_a_step(baseline, tmp_path):
     run = trainer(tmp_path, baseline=baseline, max_steps=2)

@@ -125,6 +125,24 @@ def test_a_run_continued_from_a_checkpoint_ends_where_it_would_have(trainer, tin
     assert results[0]["after"] == results[1]["after"]
 
 
+@pytest.mark.parametrize("trainer", ["ppo", "grpo"])
+def test_a_run_killed_in_its_last_evaluation_is_not_trained_further(trainer, tiny_quickstart, tmp_path):
+    settings = ["training.save_strategy=steps", "training.save_steps=2", "training.max_steps=4"]
+    settings += ["training.lr_scheduler_type=constant", "training.eval_strategy=steps", "training.eval_steps=4"]
+    whole = run_recipe(tiny_recipe(trainer, tiny_quickstart, tmp_path / "whole", *settings))
+    broken = tmp_path / "broken"
+    shutil.copytree(whole, broken)
+    shutil.rmtree(broken / "model")
+    (broken / "results.json").unlink()
+    continued = run_recipe(tiny_recipe(trainer, tiny_quickstart, broken, *settings), resume=True)
+    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (whole, continued))
+    assert all((first[name] == second[name]).all() for name in first)
+    results = [json.loads((f / "results.json").read_text()) for f in (whole, continued)]
+    assert results[0] == results[1] and results[0]["before"] != results[0]["after"]
+    shown = [[(s["phase"], s["completion"]) for s in lines_of(f / "samples.jsonl")] for f in (whole, continued)]
+    assert shown[0] == shown[1]
+
+
 def test_resuming_cuts_the_logs_back_to_the_checkpoint(tmp_path):
     """Texts keep their line separators; a torn last line goes, so that the next one does not stick to it."""
     metrics = [{"step": step, "text": "a\u2028b"} for step in (0, 1, 2, 3)]

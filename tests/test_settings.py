@@ -112,3 +112,10 @@ def test_a_warm_up_of_the_critic_is_refused_where_gradients_cannot_be_held_back(
     assert config._contradictions() == []
     config.deepspeed_plugin = SimpleNamespace()
     assert "value_warmup_steps=2 holds gradients back" in config._contradictions()[0]
+
+
+@pytest.mark.parametrize("name, value", [("temperature", 0.3), ("do_sample", False), ("num_beams", 4)])
+def test_sampling_that_scoring_would_not_know_of_is_refused(name, value):
+    with pytest.raises(ConfigError, match="set `temperature` itself and leave this out"):
+        made(PPOConfig, generation_kwargs={name: value})
+    assert made(PPOConfig, generation_kwargs={"min_new_tokens": 3}).generation_kwargs == {"min_new_tokens": 3}

@@ -141,7 +141,7 @@ class _SamplingLoop:
     ) -> torch.Tensor:
         value_head = _value_head(model) if self.with_values else None
         temperature = generation_config.temperature if generation_config.do_sample else 1.0
-        pad = generation_config._pad_token_tensor
+        pad = generation_config.pad_token_id
         unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
         all_finished = False
         while model._has_unfinished_sequences(all_finished, synced_gpus, device=input_ids.device):
@@ -170,7 +170,7 @@ class _SamplingLoop:
                 states = getattr(outputs, "decoder_hidden_states", None) or outputs.hidden_states
                 self.values.append(value_head(states[-1][:, -1]))
             if pad is not None:
-                tokens = torch.where(unfinished, tokens, pad.to(tokens))
+                tokens = torch.where(unfinished, tokens, pad)
             self.tokens.append(tokens)
             self.alive.append(unfinished.clone())
             input_ids = torch.cat([input_ids, tokens[:, None]], -1)

@@ -121,8 +121,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: 
     Raises:
         RecipeError: with every mistake found.
     """
-    content = _long_form(read_recipe(path))
-    problems = apply_overrides(content, overrides)
+    content = read_recipe(path)
+    problems = _repeated(content)
+    content = _long_form(content)
+    problems += apply_overrides(content, overrides)
     content = _long_form(content)
     problems += check_sections(content, allow_code)
     if not isinstance(content.get("trainer"), str) or content["trainer"] not in TRAINERS:
@@ -171,6 +173,25 @@ def _long_form(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(evaluation, dict):
         content["evaluation"] = {**evaluation, "metrics": _named(evaluation.get("metrics", {}))}
     return content
+
+
+def _repeated(content: dict[str, Any]) -> list[str]:
+    """Names that stand twice in a list of rewards or metrics: of a mapping's keys the YAML reader says so itself."""
+    evaluation = content.get("evaluation")
+    metrics = evaluation.get("metrics") if isinstance(evaluation, dict) else evaluation
+    problems = []
+    for where, entries in (("rewards", content.get("rewards")), ("evaluation.metrics", metrics)):
+        names = [
+            name
+            for entry in (entries if isinstance(entries, list) else [])
+            for name in (entry if isinstance(entry, dict) else [entry])
+        ]
+        problems += [
+            f"{where}: {name!r} stands twice; give one of them a name of its own, as in `{name}_2: {{use: {name}}}`"
+            for name in dict.fromkeys(names)
+            if names.count(name) > 1
+        ]
+    return problems
 
 
 def _named(entries: Any) -> Any:

@@ -24,9 +24,11 @@ class LearnedReward(ABC):
 
     Attributes:
         training: True while the policy trains, False during evaluation; `train()` and `eval()` set it.
+        reference_column: the data column that holds the references; alignkit's trainers set it to theirs.
     """
 
     training: bool = True
+    reference_column: str = "reference"
     _pending: tuple[list, list, list] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -116,7 +118,7 @@ def _remembering(score: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self.__dict__["_scoring"] = nested
         if not nested:
-            references = columns.get("reference") or [None] * len(completions)
+            references = columns.get(self.reference_column) or [None] * len(completions)
             self.remember(prompts, completions, references)
         return scores
 

@@ -92,7 +92,8 @@ def run_recipe(
     if folder.checkpoint is None:  # a run that is continued has them already, and step 0 of metrics.jsonl too
         folder.add_samples("before", 0, rows_before)
     try:
-        job.trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
+        if folder.checkpoint is None or not load_finished(job.trainer, folder.checkpoint):
+            job.trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
     except KeyboardInterrupt:
         if main and (folder.path / "metrics.jsonl").is_file():
             print(f"interrupted; what there is so far: {write_report(folder.path)}")
@@ -108,6 +109,31 @@ def run_recipe(
         print_ending(before, after, rows_before, rows_after, folder.path, report)
     PartialState().wait_for_everyone()
     return folder.path
+
+
+def load_finished(trainer: Any, checkpoint: Path) -> bool:
+    """Take a checkpoint for the end of training, if it is: a run may be killed in its last evaluation.
+
+    The host's `train` would add a step to it.
+
+    Returns:
+        whether the checkpoint was the last, and is loaded.
+    """
+    from transformers import TrainerState
+
+    from alignkit.trainers.learned_callback import RewardStateCallback
+
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step < (trainer.args.max_steps if trainer.args.max_steps > 0 else state.max_steps):
+        return False
+    trainer.state = state
+    trainer._load_from_checkpoint(str(checkpoint))
+    if trainer.args.load_best_model_at_end and state.best_model_checkpoint:
+        trainer._load_best_model()
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, RewardStateCallback):
+            callback.restore(checkpoint)
+    return True
 
 
 def callbacks_for(recipe: Recipe, folder: RunFolder) -> list[Any]:

@@ -41,7 +41,7 @@ class OnPolicyJob:
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Rewards, KL, lengths and metrics of completions of the held-out prompts."""
         trainer = self.trainer
-        figures = None if trainer.args.load_best_model_at_end else _logged_just_now(trainer.state)
+        figures = None if trainer.args.load_best_model_at_end else _logged_just_now(trainer)
         if figures is None:
             figures = trainer.evaluate()
         reported = {key.removeprefix("eval_"): value for key, value in figures.items() if key.startswith("eval_")}
@@ -77,9 +77,13 @@ def _check_context(trainer: Any, found: Ingredients) -> None:
             )
 
 
-def _logged_just_now(state: Any) -> dict[str, float] | None:
-    """The evaluation of these very weights, if training ended with one: it would come out the same again."""
-    if state.global_step == 0:
+def _logged_just_now(trainer: Any) -> dict[str, float] | None:
+    """The evaluation of these very weights, if training ended with one: it would come out the same again.
+
+    One of an earlier process, in the log of a checkpoint, does not count: its rows are not here.
+    """
+    state = trainer.state
+    if state.global_step == 0 or trainer.eval_step != state.global_step:
         return None
     found = [entry for entry in state.log_history if entry["step"] == state.global_step and "eval_kl" in entry]
     return found[-1] if found else None

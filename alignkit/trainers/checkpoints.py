@@ -143,13 +143,15 @@ class CheckpointsMixin:
         """Go back to a checkpoint in the middle of a run: weights, critic, optimiser, scheduler, KL coefficient and
         rewards. The step count goes on, with a new rollout. For health checks that roll back."""
         step, metrics = self._step, self._metrics["train"].copy()
-        self._load_from_checkpoint(checkpoint, model=self.model_wrapped)
+        # as the host calls it: the wrapper only where it is sharded, for DDP's has other names for every weight
+        self._load_from_checkpoint(checkpoint, model=self.model_wrapped if self.is_fsdp_enabled else None)
         self._load_optimizer_and_scheduler(checkpoint)
         self._step, self._buffered_inputs = step, None
         self._metrics["train"].update(metrics)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, RewardStateCallback):
                 callback.restore(Path(checkpoint))
+                callback.resume_from = None
 
 
 def _holder(trainer: Any) -> tuple[Any, bool]:

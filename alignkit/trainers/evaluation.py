@@ -96,7 +96,7 @@ class EvaluationMixin:
             f"{metric_key_prefix}_{key}": value for key, value in summarise(rows, self.reward_func_names).items()
         }
         figures.update({f"{metric_key_prefix}_{k}": v for k, v in evaluate_rows(rows, self.metrics).items()})
-        self.eval_rows = rows
+        self.eval_rows, self.eval_step = rows, self.state.global_step
         training = self.model.training
         self.model.eval()  # TRL's log decides by this whether it logs training or evaluation
         self.log(dict(figures))

@@ -177,6 +177,8 @@ class HealthCallback(TrainerCallback):
     def _why_not_back(self) -> str | None:
         if not hasattr(self.trainer, "restore"):
             return "this trainer cannot restore a checkpoint while it runs"
+        if self.trainer.is_deepspeed_enabled:
+            return "under DeepSpeed a checkpoint is loaded only when a run begins; resume from it"
         if self.rollbacks >= self.max_rollbacks:
             return f"the run has gone back {self.rollbacks} times already"
         if self._healthy is None or not self._healthy.is_dir():
@@ -239,8 +241,7 @@ def _gradients_are_finite(model: Any) -> bool:
     device = parameters[0].device
     bad = torch.zeros((), dtype=torch.int32, device=device)
     if gradients:
-        norms = [norm.to(device, torch.float32) for norm in torch._foreach_norm(gradients)]
-        bad += ~torch.isfinite(torch.stack(norms)).all()
+        bad += ~torch.isfinite(torch.nn.utils.get_total_norm(gradients)).to(device)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # under FSDP each process has its own shard: all must skip, or none
         torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)

@@ -26,7 +26,7 @@ from alignkit.held_out import generation_config_for
 from alignkit.losses import approximate_kl
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import Scores, score_completions
-from alignkit.reward import stateful_rewards, unique_names
+from alignkit.reward import learned_rewards, stateful_rewards, unique_names
 from alignkit.text import is_conversational
 from alignkit.trainers.checkpoints import CheckpointsMixin
 from alignkit.trainers.evaluation import EvaluationMixin, sampling_settings
@@ -112,6 +112,8 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         self._stop_rollout = False
         self._vllm_log_probs: list[list[float]] | None = None
         self._probe = WeightProbe(self.model)
+        for reward in learned_rewards(rewards):
+            reward.reference_column = args.reference_column
         if stateful_rewards(rewards):
             self.add_callback(RewardStateCallback(rewards))
 

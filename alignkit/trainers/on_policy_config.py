@@ -112,7 +112,7 @@ class OnPolicyConfig(GRPOConfig):
         kl_horizon: completions over which the adaptive coefficient adapts.
         gamma: discount per token.
         whiten_rewards: scale the per-token rewards of each rollout to variance 1 (the mean stays).
-        whiten_advantages: scale the advantages of each rollout to mean 0 and variance 1.
+        whiten_advantages: scale the advantages of each rollout to variance 1 (PPO: to mean 0 too).
         target_kl_stop: sample anew, without finishing `num_iterations`, once the policy is this far (nats per
             token) from the one that sampled.
         reference_column: data column with the text that metrics and the MLE term take as reference.
@@ -135,7 +135,7 @@ class OnPolicyConfig(GRPOConfig):
     kl_horizon: float = field(default=10_000, metadata={"help": "Completions over which kl_coef adapts."})
     gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
     whiten_rewards: bool = field(default=False, metadata={"help": "Scale per-token rewards to variance 1."})
-    whiten_advantages: bool = field(default=True, metadata={"help": "Scale advantages to mean 0, variance 1."})
+    whiten_advantages: bool = field(default=True, metadata={"help": "Scale advantages to variance 1."})
     target_kl_stop: float | None = field(default=None, metadata={"help": "Nats per token that end a rollout's use."})
     reference_column: str = field(default="reference", metadata={"help": "Column with the reference text."})
     value_learning_rate: float | None = field(default=1e-3, metadata={"help": "Learning rate of the critic."})
@@ -247,6 +247,12 @@ class OnPolicyConfig(GRPOConfig):
 
     def _contradictions(self) -> list[str]:
         """What else cannot work; a method adds its own."""
+        problems = []
         if self.kl_estimator not in KL_ESTIMATORS:
-            return [f"kl_estimator={self.kl_estimator!r}; expected one of {', '.join(KL_ESTIMATORS)}"]
-        return []
+            problems.append(f"kl_estimator={self.kl_estimator!r}; expected one of {', '.join(KL_ESTIMATORS)}")
+        for name in sorted({"temperature", "do_sample", "num_beams"} & set(self.generation_kwargs or {})):
+            problems.append(
+                f"generation_kwargs={{{name!r}: {self.generation_kwargs[name]!r}}}: completions are scored as samples "
+                "at `temperature`, and would be made otherwise; set `temperature` itself and leave this out"
+            )
+        return problems

@@ -101,13 +101,13 @@ class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
         return batch
 
     def _references(self, rollout: Rollout, batch: Batch) -> Batch:
-        """The prompts with the data's reference texts, end token included, in place of what the policy wrote."""
-        limit, end = self.args.max_completion_length, [self.processing_class.eos_token_id]
+        """The prompts with the data's reference texts in place of what the policy wrote, and the end token where the
+        text ends within `max_completion_length`."""
+        limit, end = self.args.max_completion_length, self.processing_class.eos_token_id
+        end = [] if end is None else [end]
         texts = [completion_text(text) for text in rollout.columns[self.args.reference_column]]
         encoded = self.processing_class(text=texts, add_special_tokens=False)["input_ids"]
-        ids, mask = pad_right(
-            [row[: limit and limit - 1] + end for row in encoded], self._pad_id, batch["prompt_ids"].device
-        )
+        ids, mask = pad_right([(row + end)[:limit] for row in encoded], self._pad_id, batch["prompt_ids"].device)
         return {
             "extra_prompt_ids": batch["prompt_ids"],
             "extra_prompt_mask": batch["prompt_mask"],

@@ -82,7 +82,8 @@ class Sentiment(NetworkReward):
         index = label_index(model.config, self.label)
         tokenizer.truncation_side = "left" if self.of == "both" else "right"
         ids = tokenizer(texts, truncation=True, max_length=self.limit())["input_ids"]
-        kept = [i for i, row in enumerate(ids) if len(row)]
+        # an encoder's own marks around nothing are no text
+        kept = [i for i, row in enumerate(ids) if len(row) and completion_text(completions[i]).strip()]
         for batch in even_batches([len(ids[i]) for i in kept], self.batch_size):
             rows = [kept[i] for i in batch]
             inputs = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(model.device)

@@ -324,3 +324,18 @@ def test_batches_hold_everything_once_and_like_with_like():
     assert sorted(i for batch in batches for i in batch) == list(range(7))
     flat = [lengths[i] for batch in batches for i in batch]
     assert flat == sorted(lengths, reverse=True) and [len(batch) for batch in batches] == [3, 3, 1]
+
+
+def test_nothing_between_an_encoders_own_marks_is_no_text():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.eos_token} $A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, end)]
+    )
+    assert tokenizer("")["input_ids"] == [end, end]
+    none, some = Sentiment(tiny_classifier(), tokenizer=tokenizer)(["good", "good"], ["", "good ."])
+    assert none is None and 0 < some < 1
+    encoder = Similarity(tiny_classifier().bert, tokenizer=tokenizer)
+    assert encoder(["", ""], ["", "good"], reference=["good", "good"]) == [None, pytest.approx(1.0, abs=1e-5)]
