@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 350
-CODE = ("alignkit", "rewards/alignkit_rewards", "scripts", "benchmarks", "recipes")
+CODE = ("alignkit", "rewards", "scripts", "benchmarks", "recipes", "tests")
 VAGUE = {"base.py", "common", "common.py", "helpers.py", "manager.py", "misc.py", "utils", "utils.py"}
 TEXT = {".cfg", ".css", ".html", ".ini", ".j2", ".json", ".jsonl", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
 NOT_OURS = {".git", ".venv", "build", "dist", "runs", "site"}

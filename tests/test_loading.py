@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModel, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoModel, BertForMaskedLM
 
 from alignkit.errors import ModelError
 from alignkit.models.loading import head_labels, load_causal_or_seq2seq, load_classifier, load_tokenizer
@@ -255,93 +255,6 @@ def test_the_base_of_an_adapter_is_of_the_revision_that_the_adapter_names(tmp_pa
     )
     load_causal_or_seq2seq(tmp_path / "adapter", revision="of-the-adapter")
     assert asked == ["v7"]
-
-
-def test_a_name_is_looked_for_on_the_shelves(tmp_path, monkeypatch):
-    one, two = tmp_path / "one", tmp_path / "two"
-    saved(tiny_causal_lm(), two / "small-lm")
-    saved(tiny_causal_lm(), one / "org" / "other-lm")
-    monkeypatch.setenv("ALIGNKIT_MODELS", f"{one}{os.pathsep}{two}")
-    assert resolve_model("small-lm") == resolve_model("anyone/small-lm") == str(two / "small-lm")
-    assert resolve_model("org/other-lm") == str(one / "org" / "other-lm")
-    assert resolve_model("gpt2") == "gpt2", "what is on no shelf is a hub id"
-    saved(tiny_causal_lm(), Path("small-lm"))
-    assert resolve_model("small-lm") == "small-lm", "a folder right here comes first"
-
-
-def test_a_model_inside_an_installed_package_is_found(tmp_path, monkeypatch):
-    package = tmp_path / "site" / "packaged_lm"
-    saved(tiny_causal_lm(), package / "model")
-    (package / "__init__.py").write_text("raise SystemExit('imported')\n")
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    assert resolve_model("package:packaged_lm/model") == str(package / "model")
-    with pytest.raises(ModelError, match="has no model in 'elsewhere'"):
-        resolve_model("package:packaged_lm/elsewhere")
-    with pytest.raises(ModelError, match="no Python package 'not_there'"):
-        resolve_model("package:not_there/model")
-
-
-def test_a_hub_name_that_cannot_be_had_names_the_variable(tmp_path, monkeypatch):
-    with pytest.raises(
-        ModelError, match=r"no model 'no/such'.*ALIGNKIT_MODELS, which is not set.*HF_HUB_OFFLINE is set"
-    ):
-        load_causal_or_seq2seq("no/such")
-    saved(tiny_causal_lm(), tmp_path / "shelf" / "small-lm")
-    monkeypatch.setenv("ALIGNKIT_MODELS", str(tmp_path / "shelf"))
-    for load in (load_causal_or_seq2seq, load_classifier, load_tokenizer):
-        with pytest.raises(ModelError, match="did you mean 'small-lm'"):
-            load("smal-lm")
-
-
-@pytest.mark.parametrize("name", ["./runs", "runs/a/model", "/no/where", "~/no-such-folder-here"])
-def test_what_can_only_be_a_path_is_not_asked_of_the_hub(name):
-    with pytest.raises(ModelError, match=r"cannot be a hub id; check the path, or first run the recipe"):
-        resolve_model(name)
-
-
-def test_an_empty_name_is_refused():
-    with pytest.raises(ModelError, match="is empty"):
-        resolve_model(" ")
-
-
-def plain_tokenizer(vocabulary, **tokens):
-    backend = tiny_tokenizer(vocabulary).backend_tokenizer
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
-
-
-@pytest.mark.parametrize(
-    ("words", "tokens", "pad"),
-    [
-        (["a", "<|pad|>"], {"eos_token": "<eos>", "unk_token": "<unk>"}, "<pad>"),
-        (["a"], {"eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<eos>"}, "<eos>"),
-    ],
-)
-def test_a_tokenizer_pads_with_a_token_that_it_has(words, tokens, pad, tmp_path):
-    plain_tokenizer(words, **tokens).save_pretrained(tmp_path)
-    tokenizer = load_tokenizer_from(tmp_path)
-    assert tokenizer.pad_token == pad and tokenizer.padding_side == "left"
-    assert len(tokenizer) == len(words) + 3, "no token was added"
-
-
-def load_tokenizer_from(folder):
-    saved(tiny_causal_lm(), folder, tokenizer=False)
-    return load_tokenizer(folder)
-
-
-def test_without_a_padding_token_the_unknown_one_serves_then_the_end(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    for name, tokens, pad in (("a", {"unk_token": "?"}, "?"), ("b", {}, "#")):
-        backend = Tokenizer(models.WordLevel({"#": 0, "?": 1, "x": 2}, unk_token="?"))
-        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="#", **tokens).save_pretrained(tmp_path / name)
-        assert load_tokenizer_from(tmp_path / name).pad_token == pad
-
-
-def test_a_folder_without_tokenizer_is_named(tmp_path):
-    folder = saved(tiny_classifier(), tmp_path / "m", tokenizer=False)
-    with pytest.raises(ModelError, match=r"m' has no tokenizer"):
-        load_classifier(folder)
 
 
 @pytest.mark.skipif(not (REAL_MODELS / "tiny-english-10m").is_dir(), reason="ALIGNKIT_MODELS has no tiny-english-10m")

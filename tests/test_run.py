@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM
 
 from alignkit.errors import AlignkitError, ConfigError, DataError
 from alignkit.json_lines import append_json_lines, read_json_lines
 from alignkit.recipe import load_recipe
 from alignkit.run import run_recipe
-from alignkit.run.environment import check_processes
 from alignkit.run.folder import RUN_FILES, RunFolder
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -279,83 +278,6 @@ training: {{output_dir: {tmp_path}/run, max_steps: 1, max_completion_length: 4, 
 """)
     with pytest.raises(DataError, match=r"prompt 0 of train has \d+ tokens.*context of"):
         run_recipe(load_recipe(tmp_path / "recipe.yaml"))
-
-
-def test_a_classifier_run_leaves_a_classifier_with_named_classes(tmp_path):
-    small = ["model.scratch.hidden_size=32", "data.train_size=640", "data.validation_size=64"]
-    recipe = load_recipe(
-        RECIPES / "quickstart" / "classifier.yaml",
-        [*small, "training.num_train_epochs=6", "training.learning_rate=3e-3", f"training.output_dir={tmp_path}"],
-    )
-    folder = run_recipe(recipe)
-    model = AutoModelForSequenceClassification.from_pretrained(folder / "model")
-    assert model.config.id2label == {0: "negative", 1: "positive"}
-    results = json.loads((folder / "results.json").read_text())
-    assert results["before"]["accuracy"] == pytest.approx(0.5, abs=0.2)
-    assert results["after"]["accuracy"] > 0.9
-    assert results["after"]["nll"] == pytest.approx(results["after"]["loss"], abs=1e-3)
-    sample = next(s for s in lines_of(folder / "samples.jsonl") if s["phase"] == "after")
-    assert sample["reference"] in ("negative", "positive") and 0 <= sample["reward"] <= 1
-
-
-def test_classes_beyond_the_named_ones_are_refused(tmp_path):
-    recipe = load_recipe(
-        RECIPES / "quickstart" / "classifier.yaml",
-        ["model.labels=[only]", "data.train_size=16", "data.validation_size=8", f"training.output_dir={tmp_path}"],
-    )
-    with pytest.raises(DataError, match=r"names 1 classes \(only\), the data have label 1"):
-        run_recipe(recipe)
-
-
-def test_a_language_model_run_learns_and_completes_beginnings(tmp_path):
-    small = ["model.scratch.hidden_size=32", "model.scratch.layers=1", "data.train_size=256", "data.validation_size=16"]
-    small += ["evaluation.given_words=4", "evaluation.max_new_tokens=5", "evaluation.prompts=3"]
-    recipe = load_recipe(
-        RECIPES / "quickstart" / "lm.yaml", [*small, "training.learning_rate=1e-2", f"training.output_dir={tmp_path}"]
-    )
-    results = json.loads((run_recipe(recipe) / "results.json").read_text())
-    assert results["after"]["loss"] < results["before"]["loss"] - 1
-    import math
-
-    assert results["after"]["perplexity_of_text"] == pytest.approx(math.exp(results["after"]["loss"]))
-    samples = lines_of(tmp_path / "samples.jsonl")
-    assert [sample["phase"] for sample in samples] == ["before"] * 3 + ["after"] * 3
-    assert {len(sample["prompt"].split()) for sample in samples} == {4}
-    assert {sample["length"] for sample in samples if sample["phase"] == "before"} == {5}
-
-
-def test_fewer_processes_than_asked_for_is_an_error(monkeypatch):
-    monkeypatch.setenv("ALIGNKIT_NUM_PROCESSES", "2")
-    with pytest.raises(ConfigError, match=r"asks for 2 processes, but 1 is running.*torchrun --nproc_per_node 2"):
-        check_processes()
-    monkeypatch.setenv("ALIGNKIT_NUM_PROCESSES", "two")
-    with pytest.raises(ConfigError, match="expected a whole number"):
-        check_processes()
-    monkeypatch.setenv("ALIGNKIT_NUM_PROCESSES", "1")
-    assert check_processes() == 1
-
-
-@pytest.mark.parametrize("asked, refused", [("1", False), ("2", True), ("7", True)])
-def test_accelerate_that_starts_one_process_for_several_is_noticed(asked, refused, monkeypatch):
-    """The environment is what `accelerate launch --cpu --num_processes N` gives to the one process that it starts."""
-    from accelerate.commands.launch import launch_command_parser
-    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
-
-    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "ALIGNKIT_NUM_PROCESSES"):
-        monkeypatch.delenv(name, raising=False)
-    arguments = ["--cpu", "--num_processes", asked, "--num_machines", "1", "--mixed_precision", "no"]
-    arguments += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "-m", "alignkit"]
-    _, environment = prepare_simple_launcher_cmd_env(launch_command_parser().parse_args(arguments))
-    assert "WORLD_SIZE" not in environment
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    if not refused:
-        assert check_processes() == 1
-        return
-    with pytest.raises(ConfigError, match=r"asked for several processes, but started one.*torchrun"):
-        check_processes()
-    monkeypatch.setenv("ALIGNKIT_NUM_PROCESSES", "1")
-    assert check_processes() == 1, "who says so gets one"
 
 
 @pytest.mark.slow
