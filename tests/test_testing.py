@@ -185,12 +185,6 @@ class LogsText(Learner):
         return {**super().update(prompts, completions, references), "note": "fine"}
 
 
-class DividesByNothing(Learner):
-    def update(self, prompts, completions, references):
-        self.bias = self.bias + sum(map(len, references)) / len(references)
-        return {"bias": float(self.bias)}
-
-
 @pytest.mark.parametrize(
     ("reward", "check"),
     [
@@ -198,7 +192,6 @@ class DividesByNothing(Learner):
         (ForgetsState(), "check_learns_by_update_only"),
         (SavesCode(), "check_state_can_be_saved"),
         (LogsText(), "check_learns_by_update_only"),
-        (DividesByNothing(), "check_updates_on_nothing"),
     ],
 )
 def test_faults_of_learned_rewards_are_caught(reward, check):
@@ -224,7 +217,7 @@ def test_all_failures_come_in_one_error():
     with pytest.raises(ContractError) as caught:
         check_reward(Gambler())
     assert "check_is_deterministic" in str(caught.value) and "check_can_be_pickled" in str(caught.value)
-    assert "fails 4 of 20 checks" in str(caught.value)
+    assert "fails 4 of 19 checks" in str(caught.value)
     assert isinstance(caught.value, RewardError) and isinstance(caught.value, AssertionError)
 
 

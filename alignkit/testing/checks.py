@@ -257,16 +257,6 @@ def check_learns_by_update_only(subject: Subject) -> None:
         assert _frozen(trial.state_dict()) == start, "load_state_dict did not put back what state_dict gave"
 
 
-def check_updates_on_nothing(subject: Subject) -> None:
-    """`update` with empty lists, as a process without samples calls it, does no harm."""
-    learned = subject.learned()
-    if not learned:
-        raise NotApplicable("it does not train along")
-    for reward in learned:
-        logged = copy.deepcopy(reward).update([], [], [])
-        assert all(_finite(value) for value in logged.values()), f"update on nothing logged {logged}"
-
-
 def reward_checks() -> list[Check]:
     """All checks, in the order in which they are run; their `__name__` is their name, their docstring the claim."""
     return [check for name, check in globals().items() if name.startswith("check_")]
