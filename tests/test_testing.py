@@ -290,7 +290,7 @@ def test_three_lines_make_a_test_of_each_check(suite):
             alignkit_check()
         """
     )
-    result.assert_outcomes(passed=16, skipped=4)
+    result.assert_outcomes(passed=16, skipped=3)
 
 
 def test_a_broken_reward_fails_under_the_name_of_the_check(suite):
@@ -326,10 +326,10 @@ def test_marker_option_and_columns(suite):
         def test_marked(alignkit_check):
             alignkit_check()
         """
-    suite(source).assert_outcomes(passed=16, skipped=4)
+    suite(source).assert_outcomes(passed=16, skipped=3)
     option = "def test_contract(alignkit_check):\n    alignkit_check()\n"
     two = ("--alignkit-reward", "repetition", "--alignkit-reward", "reference_overlap")
-    suite(option, *two).assert_outcomes(passed=32, skipped=8)
+    suite(option, *two).assert_outcomes(passed=32, skipped=6)
 
 
 def test_a_suite_without_a_reward_is_told_how_to_give_one(suite):
