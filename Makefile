@@ -32,6 +32,7 @@ $(INSTALLED): pyproject.toml rewards/pyproject.toml constraints.txt
 	  || { echo "alignkit needs Python 3.11 or newer; found: '$(PYTHON)'. Name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(TORCH_OPTIONS) "$$(grep '^torch==' constraints.txt)"
+	@echo "installing packages into .venv: some minutes, without further words"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs,quantization]' -e ./rewards
 	@touch $@
 

@@ -14,6 +14,7 @@ import yaml
 
 from alignkit import load_recipe
 from alignkit.errors import RecipeError
+from alignkit.testing import check_reward
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -140,3 +141,11 @@ def test_every_setting_of_ours_is_in_a_table():
     for page, config, rows in settings_tables():
         missing += [f"{page.name}: {name}" for name in vars(config).get("__annotations__", {}) if name not in rows]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "concepts.md"], ids=lambda page: page.name)
+def test_the_rewards_that_the_first_pages_show_keep_the_contract(page):
+    namespace: dict = {}
+    code = next(code for _, code, _ in blocks(page.read_text(encoding="utf-8")) if "class Politeness" in code)
+    exec(code, namespace)
+    check_reward(namespace["Politeness"](), skip={"check_can_be_pickled": "a class of a page cannot be"})

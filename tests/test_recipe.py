@@ -326,20 +326,3 @@ def test_code_of_checkpoints_is_refused_wherever_a_recipe_trusts_it(write, overr
     load_recipe(path, allow_code=False)
     problems = problems_of(path, [f"{override}=true"], allow_code=False)
     assert f"{override}: refused: it runs the Python code that a checkpoint brings along, and --no-code" in problems[-1]
-
-
-def test_a_name_twice_in_a_list_is_reported(tmp_path):
-    text = """
-trainer: ppo
-model: {scratch: {hidden_size: 16, layers: 1, heads: 2, context: 96}}
-data: {use: quickstart}
-rewards: [{length: {target: 5}}, {length: {target: 20}}]
-evaluation: [diversity, repetition, diversity]
-"""
-    (tmp_path / "twice.yaml").write_text(text)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(tmp_path / "twice.yaml")
-    assert [problem.partition(" stands twice")[0] for problem in caught.value.problems] == [
-        "rewards: 'length'",
-        "evaluation.metrics: 'diversity'",
-    ]

@@ -167,6 +167,7 @@ def check_reward_parameters(
     A composition is checked with the rewards inside it.
     """
     from alignkit.registry import find_reward
+    from alignkit.registry.resolving import SUPPLIED
 
     try:
         found = find_reward(target, allow_code=allow_code)
@@ -179,7 +180,12 @@ def check_reward_parameters(
             problems += check_reward_parameters(place, name, settings, allow_code, ("use",))
         return problems
     if given and inspect.isroutine(found):
-        keywords = {k: v for k, v in inspect.signature(found).parameters.items() if k not in ("prompts", "completions")}
+        # what a function takes besides, `**columns`, are columns of the data and no settings
+        keywords = {
+            name: parameter
+            for name, parameter in inspect.signature(found).parameters.items()
+            if name not in SUPPLIED and parameter.kind is not parameter.VAR_KEYWORD
+        }
         return argument_problems(f"reward {target!r}", given, keywords, demand=False, where=where, also=own)
     if given:
         return [f"{where}: reward {target!r} is a ready object and takes no parameters, got {', '.join(given)}"]

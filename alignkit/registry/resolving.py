@@ -173,7 +173,8 @@ def _check_settings(name: str, found: Any, kwargs: dict[str, Any]) -> None:
     if not isinstance(found, type):
         named = {key: p for key, p in named.items() if key not in SUPPLIED}
     accepts = ", ".join(named) or "none"
-    if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+    # a class may take settings by `**kwargs`; a function's are the data's columns
+    if not (isinstance(found, type) and any(p.kind is p.VAR_KEYWORD for p in taken.values())):
         for key in kwargs:
             if key not in named:
                 hint = suggestion(key, list(named))

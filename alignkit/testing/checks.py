@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from alignkit.errors import RewardError
+from alignkit.errors import RewardCallError, RewardError
 from alignkit.reward.contract import parameters
 from alignkit.testing.subject import NotApplicable, Subject, agree, same, word_ids
 
@@ -162,7 +162,14 @@ def check_takes_conversations(subject: Subject) -> None:
     """Prompts and completions may be lists of messages, references too."""
     prompts = [[{"role": "user", "content": prompt}] for prompt in _texts(subject.prompts)]
     completions = [[{"role": "assistant", "content": text}] for text in _texts(subject.completions)]
-    plain, scores = subject.score(), subject.score(prompts=prompts, completions=completions)
+    plain = subject.score()
+    try:
+        scores = subject.score(prompts=prompts, completions=completions)
+    except RewardCallError as error:
+        raise AssertionError(
+            f"{error}\nit raises on conversations, which are lists of messages: read a completion with "
+            "alignkit.text.completion_text, a prompt with prompt_text"
+        ) from error
     alike = all(score == scores[0] for score in scores) and not all(score == plain[0] for score in plain)
     assert not alike, (
         f"on conversations every sample scores {_short(scores[0])}, on plain text not: it seems to read the list "
