@@ -334,5 +334,5 @@ def test_marker_option_and_columns(suite):
 
 def test_a_suite_without_a_reward_is_told_how_to_give_one(suite):
     result = suite("def test_contract(alignkit_check):\n    alignkit_check()\n")
-    result.assert_outcomes(errors=20)
+    result.assert_outcomes(errors=19)
     result.stdout.fnmatch_lines(["*write a fixture alignkit_reward*"])
