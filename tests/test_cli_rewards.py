@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from alignkit import cli_rewards
+from alignkit.cli_rewards.scoring import show_scores
 from alignkit.errors import DataError, MissingColumnError, RewardError, RewardLoadError
 
 ROWS = [
@@ -156,3 +157,10 @@ def test_new_writes_a_plugin_and_says_what_next(alignkit, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "pyproject.toml" in out and "pip install -e ." in out
     assert (tmp_path / "p" / "alignkit_politeness" / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_the_score_is_shown_however_narrow_the_window(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    show_scores("length", ["what do you say of it? " * 9], ["a long answer, of many words. " * 9], [0.625], 1)
+    assert "length" in (out := capsys.readouterr().out) and "0.625" in out

@@ -50,8 +50,8 @@ def show_scores(name: str, prompts: list, completions: list, scores: Scores, row
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(name, justify="right", no_wrap=True, min_width=min(max(len(name), 8), 20))
+    table = Table(box=box.SIMPLE_HEAD, expand=True)
+    table.add_column(name, justify="right", no_wrap=True, width=min(max(len(name), 8), 20))
     table.add_column("prompt", ratio=1, no_wrap=True)
     table.add_column("completion", ratio=2, no_wrap=True)
     for prompt, completion, score in list(zip(prompts, completions, scores, strict=True))[:rows]:

@@ -108,6 +108,8 @@ def reward_varies(history: History, limits: Limits) -> Finding | None:
             "difficulty.",
             step,
         )
+    if max(spread) <= limits.reward_std:
+        return None  # too early to say
     return Finding(
         "reward_variance", "ok", f"Rewards differ between completions (standard deviation {max(spread):.3g}).", step
     )
