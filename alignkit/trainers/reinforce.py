@@ -84,8 +84,7 @@ class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
         """Add (B, T) `returns` and `advantages`, and the reference texts as `extra_*` where the MLE term is on."""
         batch = super().shape(rollout)
         mask = batch["learn_mask"]
-        rewards = batch["rewards"]
-        returns = returns_to_go(rewards, mask, self.args.gamma)
+        returns = returns_to_go(batch["rewards"], mask, self.args.gamma)
         if self.uses_values:
             self.start_values(rollout, returns, mask)
         advantages = (returns - self._baseline(rollout, returns, mask)) * mask
