@@ -1,4 +1,4 @@
-"""What several test files share: the two models that the quickstart's PPO recipe starts from, in a tiny form."""
+"""What several test files share: tiny forms of the quickstart's two models, and a machine without hub or models."""
 
 import os
 from pathlib import Path
@@ -37,3 +37,15 @@ def tiny_quickstart(tmp_path_factory):
         "training.max_completion_length=8",
         "training.eval_steps=2",
     ]
+
+
+@pytest.fixture
+def nothing_but_this_machine(monkeypatch, tmp_path):
+    """No hub, no shelf of models, and an empty working folder."""
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("ALIGNKIT_MODELS", raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")

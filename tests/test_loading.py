@@ -5,7 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -20,14 +19,7 @@ from alignkit.models.tiny import CAUSAL_KINDS, tiny_causal_lm, tiny_classifier, 
 REAL_MODELS = Path(os.environ.get("ALIGNKIT_MODELS", "").split(os.pathsep)[0])
 
 
-@pytest.fixture(autouse=True)
-def nothing_but_this_machine(monkeypatch, tmp_path):
-    """No hub, no shelf of models, and an empty working folder."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.delenv("ALIGNKIT_MODELS", raising=False)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+pytestmark = pytest.mark.usefixtures("nothing_but_this_machine")
 
 
 def saved(model, folder, tokenizer=True):

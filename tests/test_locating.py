@@ -1,10 +1,8 @@
 """Where a model of a name is found, and the tokenizer that comes with it."""
 
-import json
 import os
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -13,29 +11,13 @@ from alignkit.models.loading import load_causal_or_seq2seq, load_classifier, loa
 from alignkit.models.locating import resolve_model
 from alignkit.models.tiny import tiny_causal_lm, tiny_classifier, tiny_tokenizer
 
-REAL_MODELS = Path(os.environ.get("ALIGNKIT_MODELS", "").split(os.pathsep)[0])
-
-
-@pytest.fixture(autouse=True)
-def nothing_but_this_machine(monkeypatch, tmp_path):
-    """No hub, no shelf of models, and an empty working folder."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.delenv("ALIGNKIT_MODELS", raising=False)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+pytestmark = pytest.mark.usefixtures("nothing_but_this_machine")
 
 
 def saved(model, folder, tokenizer=True):
     model.save_pretrained(folder)
     if tokenizer:
         tiny_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
-def changed_config(folder, **changes):
-    path = Path(folder) / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return str(folder)
 
 
