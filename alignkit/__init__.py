@@ -19,10 +19,13 @@ _HOME = {
     "ReinforceTrainer": "trainers.reinforce",
     "Reward": "reward",
     "SamplingDecoder": "decoding.sampling",
+    "as_trl_reward_model": "models.reward_module",
+    "StopOnSignal": "trainers.interruption",
     "load_data": "data",
     "load_metric": "metrics",
     "load_recipe": "recipe",
     "load_reward": "registry",
+    "merge_adapter": "models.merging",
     "run_recipe": "run",
     "write_report": "report",
 }

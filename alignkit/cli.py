@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, generate, chat, rewards, env.
+"""The command line: train, evaluate, generate, chat, merge, rewards, env.
 
 Mistakes of the user end with a message and exit code 2; set ALIGNKIT_TRACEBACK=1 to see where they were raised.
 Modules load inside the handlers, so that `alignkit rewards list` does not wait for torch.
@@ -20,7 +20,12 @@ _INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 a check failed, 2 a mistake of the user, 130 interrupted."""
     parser = build_parser()
-    args = parser.parse_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    late = [word for word in rest if "=" in word and not word.startswith("-")] if hasattr(args, "overrides") else []
+    if len(late) < len(rest):
+        parser.error(f"unrecognized arguments: {' '.join(word for word in rest if word not in late)}")
+    if late:  # argparse takes a list of words in one piece; these came behind an option
+        args.overrides = [*args.overrides, *late]
     # TRL reports that a trainer starts, and transformers asks the hub about files, unless told otherwise.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # bitsandbytes tells of an optional kernel, to everybody, on import
@@ -52,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_generate(commands)
     _add_chat(commands)
+    _add_merge(commands)
     cli_rewards.add_parser(commands)
     env = commands.add_parser("env", help="versions, machine and plugins, for bug reports")
     env.add_argument("--json", action="store_true", help="as JSON")
@@ -122,6 +128,17 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     chat.set_defaults(handler=_chat)
 
 
+def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    merge = commands.add_parser("merge", help="fold an adapter into its base: a plain model folder")
+    merge.add_argument("model", type=Path, help="the folder of an adapter, or of a run that trained one")
+    merge.add_argument("output", type=Path, help="folder to write; it must not exist, or be empty")
+    merge.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: that of the base)"
+    )
+    merge.add_argument("--value-head", action="store_true", help="write the critic too, for PPO to go on with")
+    merge.set_defaults(handler=_merge)
+
+
 def _train(args: argparse.Namespace) -> int:
     from alignkit.recipe import load_recipe
     from alignkit.run import run_recipe
@@ -156,6 +173,19 @@ def _chat(args: argparse.Namespace) -> int:
         seed=args.seed,
         allow_code=not args.no_code,
     )
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from alignkit.models.merging import merge_adapter
+    from alignkit.run.environment import quiet_hosts
+
+    quiet_hosts()
+    made = merge_adapter(args.model, args.output, dtype=args.dtype, value_head=args.value_head)
+    print(f"{made.folder}: {made.base} with the adapter folded in, {made.dtype}")
+    print(f"logits differ from the adapter's by at most {made.difference:.2g} (largest logit {made.scale:.3g})")
+    if made.quantised:
+        print("the adapter learned on quantised weights and is now on full ones: hence the difference")
     return 0
 
 

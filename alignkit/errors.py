@@ -14,6 +14,7 @@ Each message says what was given, what was expected and what to do. The command 
     ├── DataError               empty, unreadable or lacking what a trainer needs
     ├── ModelError              a model folder that cannot be used as asked
     ├── ConfigError             settings that contradict each other
+    ├── CheckpointError         a checkpoint that is damaged or could not be written
     └── HealthError             a monitor stopped the run
 """
 
@@ -80,6 +81,10 @@ class ModelError(AlignkitError):
 
 class ConfigError(AlignkitError, ValueError):
     """Settings that contradict each other or that a trainer does not know."""
+
+
+class CheckpointError(AlignkitError):
+    """A checkpoint that is damaged, or could not be written; the message names the last whole one."""
 
 
 class HealthError(AlignkitError):

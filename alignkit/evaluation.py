@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from alignkit.errors import ConfigError, DataError, MissingColumnError
 from alignkit.text import completion_text, is_conversational
+from alignkit.whole_files import write_text
 
 Row = dict[str, Any]
 
@@ -126,6 +126,8 @@ def bootstrap_interval(
         raise DataError(f"a confidence interval needs finite values, got {len(array)} of which not all are finite")
     if len(array) == 1 or np.ptp(array) == 0:
         return float(array.mean()), float(array.mean())
+    from scipy import stats  # 20 MiB that training does not need
+
     interval = stats.bootstrap(
         (array,), np.mean, confidence_level=confidence, n_resamples=resamples, rng=np.random.default_rng(seed)
     ).confidence_interval
@@ -184,8 +186,7 @@ def write_results(
         content["intervals"] = intervals(before_rows, after_rows)
     path = Path(folder) / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return path
+    return write_text(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def finite(value: Any) -> Any:

@@ -5,12 +5,12 @@ texts as they are.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from alignkit.errors import DataError
+from alignkit.whole_files import write_text
 
 Row = dict[str, Any]
 
@@ -52,10 +52,7 @@ def append_json_lines(path: str | Path, rows: Iterable[Row]) -> None:
 
 def replace_json_lines(path: str | Path, rows: Iterable[Row]) -> None:
     """Puts the rows in the place of what a file holds; killed on the way, it leaves the file as it was."""
-    path = Path(path)
-    new = path.with_name(path.name + ".new")
-    new.write_text(_text(rows), encoding="utf-8")
-    os.replace(new, path)
+    write_text(path, _text(rows))
 
 
 def _row(path: str | Path, number: int, line: bytes) -> Row:

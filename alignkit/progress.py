@@ -223,7 +223,7 @@ class RunFilesCallback(TrainerCallback):
 
     Args:
         folder: of the run; made where it is missing.
-        train_samples: completions kept at each log of training, the newest ones.
+        train_samples: completions kept of each rollout, at the first log after it; the newest ones.
         from_step: the checkpoint's step in a run that is continued: what is logged before it is in the files already.
     """
 
@@ -233,6 +233,7 @@ class RunFilesCallback(TrainerCallback):
         self.from_step = from_step
         self.trainer: Any = None
         self._started = time.monotonic()
+        self._written: list[list[Any]] = []
 
     def attach(self, trainer: Any) -> None:
         """Know the trainer, which has the newest completions."""
@@ -243,6 +244,9 @@ class RunFilesCallback(TrainerCallback):
     ) -> None:
         if state.global_step and state.is_world_process_zero:
             self._started = time.monotonic() - self._last_time()
+            file = self.folder / "samples.jsonl"
+            rows = [row for row in read_json_lines(file) if row["phase"] == "train"] if file.is_file() else []
+            self._written = _texts(rows[-self.train_samples :] if self.train_samples else [])
 
     def on_log(
         self,
@@ -260,7 +264,10 @@ class RunFilesCallback(TrainerCallback):
         row["epoch"] = None if row["epoch"] is None else round(row["epoch"], 6)
         append_json_lines(self.folder / "metrics.jsonl", [row])
         if "loss" in logs and self.train_samples:
-            append_json_lines(self.folder / "samples.jsonl", self._newest(state.global_step))
+            rows = self._newest(state.global_step)
+            if _texts(rows) != self._written:  # else a further pass over the same rollout
+                append_json_lines(self.folder / "samples.jsonl", rows)
+                self._written = _texts(rows)
 
     def _newest(self, step: int) -> list[dict[str, Any]]:
         logs = getattr(self.trainer, "_logs", None)
@@ -285,3 +292,7 @@ class RunFilesCallback(TrainerCallback):
         file = self.folder / "metrics.jsonl"
         rows = read_json_lines(file) if file.is_file() else []
         return float(rows[-1].get("time", 0.0)) if rows else 0.0
+
+
+def _texts(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    return [[row["prompt"], row["completion"]] for row in rows]

@@ -1,62 +1,89 @@
-"""Measures one contestant in this process and prints one JSON line; `run.py` starts it."""
+"""Measures one contestant in this process and prints one JSON line; `run.py` starts it in its environment.
+
+python benchmarks/contestant.py alignkit-ppo --size S --epochs 4 --precision fp32
+python benchmarks/contestant.py limit --size S --phases
+"""
 
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
-from functools import partial
+from contextlib import nullcontext
+from multiprocessing import get_context
+from types import ModuleType
 from typing import Any
 
+import ours
 import torch
 import transformers
-from job import BATCH, KL_COEF, NEW_TOKENS, Clock, even_share, model, prompts, shared_settings, tokenizer
+import trl_ppo
+import trl_rloo
+from clock import Clock, resident_mib
+from job import SEED, SIZES, Job, changed, saved_model
+from phases import Phases
+
+TRAINERS: dict[str, ModuleType] = {name: module for module in (ours, trl_ppo, trl_rloo) for name in module.NAMES}
+NAMES = (*TRAINERS, "limit")
+OVERRIDES = ("layers", "width", "vocabulary", "batch", "new_tokens", "epochs", "steps", "warmup")
 
 
-def alignkit_ppo(folder: str, epochs: int, steps: int, clock: Clock, separate_critic: bool = False):
-    """Our PPO: value head on the policy's trunk (or a critic of its own), every prompt answered once."""
-    from alignkit import PPOConfig, PPOTrainer
+def measure(name: str, job: Job, phases: Phases | None = None) -> dict[str, Any]:
+    """Runs all steps of the job; with `phases`, says too where the seconds went."""
+    if not job.folder.exists():  # made by a process of its own: this one's memory is looked at
+        maker = get_context("spawn").Process(target=saved_model, args=(job,))
+        maker.start()
+        maker.join()
+    after_imports = resident_mib()
+    clock = Clock(job, updates_per_step=1 if name == "trl112-ppo" else job.epochs)
+    if phases is not None:
+        clock.at_mark = {job.warmup: phases.reset, job.warmup + job.steps: phases.stop}
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "limit":
+            from limit import Limit
 
-    settings = shared_settings(folder, epochs, steps)
-    args = PPOConfig(**settings, num_generations=1, kl_coef=KL_COEF, separate_critic=separate_critic)
-    return PPOTrainer(model(), even_share, args, prompts(), processing_class=tokenizer(), callbacks=[clock])
-
-
-def trl_rloo(folder: str, epochs: int, steps: int, clock: Clock):
-    """TRL's RLOO: no critic, four answers to each of eight prompts."""
-    from trl import RLOOConfig, RLOOTrainer
-
-    args = RLOOConfig(**shared_settings(folder, epochs, steps), num_generations=4, beta=KL_COEF)
-    policy = model()
-    policy.save_pretrained(f"{folder}/start")  # RLOO builds its reference from the model's folder
-    policy = type(policy).from_pretrained(f"{folder}/start")
-    return RLOOTrainer(policy, even_share, args, prompts(), processing_class=tokenizer(), callbacks=[clock])
-
-
-CONTESTANTS: dict[str, Callable[..., Any]] = {
-    "alignkit-ppo": alignkit_ppo,
-    "alignkit-ppo-separate-critic": partial(alignkit_ppo, separate_critic=True),
-    "trl-rloo": trl_rloo,
-}
+            Limit(job, clock, phases.phase if phases else nullcontext).train()
+        else:
+            trainer = TRAINERS[name].build(name, job, folder, clock)
+            if phases is not None:
+                TRAINERS[name].watch(trainer, phases)
+            trainer.train()
+    figures: dict[str, Any] = {"steps": job.steps, **clock.figures(), "imports_rss_mib": after_imports}
+    if phases is not None:
+        figures["phases"] = phases.per_step(job.steps)
+    return figures
 
 
 def main() -> None:
-    """Trains for the given steps and prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=CONTESTANTS)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--warmup", type=int, default=2)
+    """Reads the command line, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--size", choices=SIZES, default="S")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--phases", action="store_true", help="say where the seconds went; the figures suffer a little")
+    for option in OVERRIDES:
+        parser.add_argument(f"--{option.replace('_', '-')}", type=int, default=None)
     arguments = parser.parse_args()
+    job = changed(arguments.size, precision=arguments.precision, **{key: getattr(arguments, key) for key in OVERRIDES})
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
-    clock = Clock(arguments.epochs)
-    with tempfile.TemporaryDirectory() as folder:
-        steps = arguments.steps + arguments.warmup
-        CONTESTANTS[arguments.name](folder, arguments.epochs, steps, clock).train()
-    figures = {"name": arguments.name, "epochs": arguments.epochs, "batch": BATCH, "new_tokens": NEW_TOKENS}
-    print(json.dumps(figures | clock.figures(arguments.warmup)), flush=True)
+    import_what_it_needs(arguments.name)
+    torch.manual_seed(SEED)
+    figures = measure(arguments.name, job, Phases() if arguments.phases else None)
+    print(json.dumps(figures), flush=True)
+
+
+def import_what_it_needs(name: str) -> None:
+    """So that the memory of imports can be told from that of training."""
+    if name == "trl112-ppo":
+        import trl.experimental.ppo
+    elif name == "trl116-rloo":
+        import trl
+
+        _ = trl.RLOOTrainer  # imported on first use
+    elif name != "limit":
+        import alignkit
+
+        _ = alignkit.PPOTrainer, alignkit.ReinforceTrainer
 
 
 if __name__ == "__main__":

@@ -1,41 +1,99 @@
-"""The job that every benchmark runs: one model, one set of prompts, one reward, one clock.
+"""The job that every contestant runs: one model, one set of prompts, one reward. It needs nothing of alignkit's.
 
-A GPT-2 of 5.4 million random weights gives 32 answers of exactly 32 tokens to prompts of 24 to 32 tokens; the reward is
-the share of even token ids. Nothing is downloaded and no answer is shorter than another, so a step is pure work.
+A random GPT-2 gives answers of exactly so many tokens to prompts of 24 to 32 tokens; the reward is the share of even
+token ids. Nothing is downloaded and no answer is shorter than another, so a step is pure work.
 """
 
+import os
 import random
-import resource
-import statistics
-import time
-from dataclasses import dataclass, field
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from alignkit.models.tiny import tiny_tokenizer
-
-VOCABULARY = 8192
-BATCH = 32
-NEW_TOKENS = 32
-KL_COEF = 0.05
 PAD, END_OF_SEQUENCE = 0, 1
+SHORTEST_PROMPT, LONGEST_PROMPT = 24, 32
+GENERATIONS = 4  # answers to a prompt, for the methods that compare them
+KL_COEF = 0.05
+LEARNING_RATE = 1e-5
+SEED = 0
+MODELS = Path(__file__).resolve().parents[1] / ".bench" / "models"
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+@dataclass(frozen=True)
+class Job:
+    """What is measured: the model's shape, a step's size, and how many steps of it.
+
+    A step is one rollout of `batch` answers with `epochs` updates on all of them (the K of the tables).
+    """
+
+    layers: int = 4
+    width: int = 256
+    vocabulary: int = 8192
+    batch: int = 32
+    new_tokens: int = 32
+    epochs: int = 4
+    precision: str = "fp32"
+    steps: int = 6
+    warmup: int = 2
+
+    @property
+    def folder(self) -> Path:
+        """Where the model of this shape is kept, so that every contestant reads the same weights."""
+        return MODELS / f"gpt2-{self.layers}x{self.width}-{self.vocabulary}"
+
+    @property
+    def heads(self) -> int:
+        """Attention heads: 64 wide, as in GPT-2."""
+        return max(self.width // 64, 1)
+
+
+SIZES = {
+    "S": Job(),
+    "M": Job(layers=12, width=768, vocabulary=50257, batch=8, steps=2, warmup=1),
+    "tiny": Job(layers=1, width=32, vocabulary=128, batch=8, new_tokens=4, epochs=1, steps=1, warmup=0),
+}
+
+
+def changed(size: str, **changes: Any) -> Job:
+    """The job of a size, with those of `changes` that are not None."""
+    return replace(SIZES[size], **{key: value for key, value in changes.items() if value is not None})
+
+
+def words(job: Job) -> list[str]:
+    """The vocabulary after the three special tokens."""
+    return [f"w{i}" for i in range(job.vocabulary - 3)]
+
+
+def tokenizer(job: Job) -> PreTrainedTokenizerFast:
     """One token a word, so that a prompt's length in tokens is its length in words."""
-    return tiny_tokenizer([f"w{i}" for i in range(VOCABULARY - 3)])
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<eos>", "<unk>", *words(job)])}
+    fast = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    fast.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
 
 
-def model() -> GPT2LMHeadModel:
-    """GPT-2 type, 4 layers x 256, 5.4 million random weights; no dropout, which the trainers treat differently."""
+def saved_model(job: Job) -> str:
+    """The folder with the job's model, made on first use: GPT-2, random weights, no dropout (trainers differ in it)."""
+    if job.folder.exists():
+        return str(job.folder)
+    torch.manual_seed(SEED)
     config = GPT2Config(
-        vocab_size=VOCABULARY,
-        n_positions=512,
-        n_layer=4,
-        n_embd=256,
-        n_head=4,
+        vocab_size=job.vocabulary,
+        n_positions=512 if job.layers < 12 else 1024,
+        n_layer=job.layers,
+        n_embd=job.width,
+        n_head=job.heads,
         bos_token_id=END_OF_SEQUENCE,
         eos_token_id=END_OF_SEQUENCE,
         pad_token_id=PAD,
@@ -43,71 +101,52 @@ def model() -> GPT2LMHeadModel:
         embd_pdrop=0.0,
         resid_pdrop=0.0,
     )
-    return GPT2LMHeadModel(config)
+    MODELS.mkdir(parents=True, exist_ok=True)
+    unfinished = tempfile.mkdtemp(dir=MODELS)
+    GPT2LMHeadModel(config).save_pretrained(unfinished)
+    tokenizer(job).save_pretrained(unfinished)
+    try:
+        os.rename(unfinished, job.folder)
+    except OSError:  # another process was first
+        shutil.rmtree(unfinished)
+    return str(job.folder)
 
 
-def prompts(count: int = 512, seed: int = 0) -> Dataset:
-    """Random prompts of 24 to 32 tokens."""
-    draw = random.Random(seed)
-    words = [f"w{i}" for i in range(VOCABULARY - 3)]
-    return Dataset.from_list([{"prompt": " ".join(draw.choices(words, k=draw.randint(24, 32)))} for _ in range(count)])
+def model(job: Job) -> GPT2LMHeadModel:
+    """The job's model in fp32, from its folder."""
+    return GPT2LMHeadModel.from_pretrained(saved_model(job), dtype=torch.float32)
+
+
+def prompts(job: Job, count: int = 512) -> Dataset:
+    """Random prompts of 24 to 32 tokens, in a column `prompt`."""
+    draw, known = random.Random(SEED), words(job)
+    lengths = [draw.randint(SHORTEST_PROMPT, LONGEST_PROMPT) for _ in range(count)]
+    return Dataset.from_list([{"prompt": " ".join(draw.choices(known, k=length))} for length in lengths])
 
 
 def even_share(completions: list, completion_ids: list[list[int]], **columns: Any) -> list[float]:
-    """Share of even token ids in each completion."""
+    """The reward: share of even token ids in each completion."""
     return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
 
 
-def shared_settings(output_dir: str, epochs: int, steps: int) -> dict[str, Any]:
-    """The trainer settings of every contestant: fp32 on the CPU, one minibatch, `epochs` passes over each batch."""
+def trainer_settings(job: Job, output_dir: str) -> dict[str, Any]:
+    """Settings of every trainer on today's TRL: one minibatch, `epochs` passes over each batch, nothing saved."""
     return dict(
         output_dir=output_dir,
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=job.batch,
         gradient_accumulation_steps=1,
-        num_iterations=epochs,
-        max_steps=steps * epochs,
-        max_completion_length=NEW_TOKENS,
+        num_iterations=job.epochs,
+        max_steps=(job.steps + job.warmup) * job.epochs,
+        max_completion_length=job.new_tokens,
         temperature=1.0,
         generation_kwargs={"suppress_tokens": [END_OF_SEQUENCE]},  # every answer has its full length
-        learning_rate=1e-5,
+        learning_rate=LEARNING_RATE,
         use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
+        bf16=job.precision == "bf16",  # TRL's default is True
+        gradient_checkpointing=False,  # TRL's default is True
         report_to="none",
         save_strategy="no",
         logging_steps=1,
         disable_tqdm=True,
-        seed=0,
+        seed=SEED,
     )
-
-
-@dataclass
-class Clock(TrainerCallback):
-    """Wall and CPU time at the end of every rollout's last update; a step is one rollout with all its epochs."""
-
-    epochs: int
-    marks: list[tuple[float, float]] = field(default_factory=list)
-    updates: int = 0
-
-    def mark(self) -> None:
-        """Notes the time."""
-        self.marks.append((time.perf_counter(), time.process_time()))
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Starts the clock."""
-        self.mark()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Counts updates; every `epochs` of them end a step."""
-        self.updates += 1
-        if self.updates % self.epochs == 0:
-            self.mark()
-
-    def figures(self, warmup: int) -> dict[str, float]:
-        """Medians over the steps after the warm-up: seconds, samples per second, and the process's peak memory."""
-        spans = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(self.marks, self.marks[1:], strict=False)][warmup:]
-        if not spans:
-            raise SystemExit(f"only {len(self.marks) - 1} steps were seen, {warmup} of them warm-up: raise --steps")
-        wall, cpu = (statistics.median(values) for values in zip(*spans, strict=True))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return {"samples_per_s": BATCH / wall, "step_wall_s": wall, "step_cpu_s": cpu, "peak_rss_mib": peak}

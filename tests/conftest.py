@@ -49,3 +49,14 @@ def nothing_but_this_machine(monkeypatch, tmp_path):
     monkeypatch.delenv("ALIGNKIT_MODELS", raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture(scope="session")
+def small_llama(tmp_path_factory):
+    """The folder of a Llama of one layer, wide enough for bitsandbytes to keep 8-bit optimiser states."""
+    from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("small") / "llama"
+    tiny_causal_lm("llama", hidden_size=64, layers=1).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)

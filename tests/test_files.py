@@ -10,7 +10,7 @@ LONGEST = 350
 CODE = ("alignkit", "rewards", "scripts", "benchmarks", "recipes", "tests")
 VAGUE = {"base.py", "common", "common.py", "helpers.py", "manager.py", "misc.py", "utils", "utils.py"}
 TEXT = {".cfg", ".css", ".html", ".ini", ".j2", ".json", ".jsonl", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
-NOT_OURS = {".git", ".venv", "build", "dist", "runs", "site"}
+NOT_OURS = {".bench", ".compat", ".git", ".venv", "build", "dist", "runs", "site"}
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root|tmp|farm|home/\w+|mnt)(?=/)")
 
 

@@ -11,7 +11,7 @@ from alignkit.models.head import chunked_log_probs, log_probs_from_logits
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("chunk", [3, 1024])
 def test_values_and_gradients_equal_autograds(bias, chunk, monkeypatch):
-    monkeypatch.setattr(head_module, "CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(head_module, "chunk_rows", lambda vocabulary, device: chunk)
     torch.manual_seed(0)
     linear = nn.Linear(8, 13, bias=bias).double()
     hidden = torch.randn(10, 8, dtype=torch.float64, requires_grad=True)
@@ -52,3 +52,18 @@ def test_no_tokens_at_all_still_has_a_backward():
     log_probs, _ = chunked_log_probs(hidden, linear, torch.empty(0, dtype=torch.long), torch.empty(0))
     log_probs.sum().backward()
     assert linear.weight.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("temperature", [0.7, 0.9, 1.1])
+def test_bf16_states_are_scored_at_the_temperature_that_was_asked_for(temperature):
+    """1 / 0.9 in bf16 is 1 / 0.901: every token's log-probability would be off in the same direction."""
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(32, 64, bias=False).bfloat16()
+    hidden = (4 * torch.randn(4000, 32, generator=generator)).bfloat16()
+    labels = torch.randint(0, 64, (4000,), generator=generator)
+    inverse = torch.full((4000,), 1 / temperature)
+    seen, _ = chunked_log_probs(hidden, linear, labels, inverse)
+    logits = hidden.double() @ linear.weight.double().T / temperature
+    exact = logits.log_softmax(-1).gather(-1, labels[:, None]).squeeze(-1)
+    error = seen.double() - exact
+    assert error.mean().abs() < 4 * error.std() / 4000**0.5 + 1e-4

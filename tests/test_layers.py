@@ -22,12 +22,15 @@ LAYERS = [
     {"models", "data"},
     {"losses", "advantages", "diagnostics", "text", "json_lines", "registry", "compose", "foreign"},
     {"reward"},
-    {"errors", "settings"},
+    {"errors", "settings", "whole_files"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 
 # `alignkit rewards list` answers at once because importing these loads nothing but the standard library.
-QUICK = ["reward", "settings", "registry", "compose", "foreign", "errors", "scaffold", "cli", "cli_rewards"]
+QUICK = [
+    *("reward", "settings", "registry", "compose", "foreign", "errors", "whole_files"),
+    *("scaffold", "cli", "cli_rewards"),
+]
 
 
 def module_name(path: Path) -> str:

@@ -31,7 +31,8 @@ def reach(trainer_class, config_class, folder, seed: int, learning_rate: float, 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ppo_reaches_nine_tenths_of_what_is_attainable(seed, tmp_path):
-    assert reach(PPOTrainer, PPOConfig, tmp_path, seed, 1e-3, max_steps=240) > 0.9
+    # without a little entropy one run in ten settles on a word that is not "good" in one place, and stays there
+    assert reach(PPOTrainer, PPOConfig, tmp_path, seed, 1e-3, max_steps=240, entropy_coef=0.01) > 0.9
 
 
 @pytest.mark.parametrize("seed", range(5))

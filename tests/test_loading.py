@@ -216,7 +216,7 @@ def test_an_adapter_loads_on_its_base(tmp_path):
     loaded = load_causal_or_seq2seq(tmp_path / "adapter")
     ids = torch.tensor([[3, 4, 5]])
     torch.testing.assert_close(loaded(input_ids=ids).logits, policy.eval()(input_ids=ids).logits)
-    with pytest.raises(ModelError, match="only an adapter"):
+    with pytest.raises(ModelError, match="no trained classifier: neither the adapter nor its base"):
         load_classifier(tmp_path / "adapter")
     shutil.rmtree(base)
     with pytest.raises(ModelError, match=r"there is no folder .*base"):

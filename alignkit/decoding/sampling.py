@@ -10,8 +10,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from transformers import GenerationConfig, PreTrainedModel, TemperatureLogitsWarper
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from alignkit.decoding.cache import BY_ROW, make_roomy, shared_prompts
 from alignkit.errors import ModelError
 from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
 
@@ -90,7 +93,8 @@ class SamplingDecoder:
         Raises:
             ModelError: values are asked of a model without a value head on its own trunk.
         """
-        loop = _SamplingLoop(self.with_values)
+        # `generate` drops the question on its way to a callable, so it is answered here
+        loop = _SamplingLoop(self.with_values, weights_are_shared(model) if synced_gpus is None else synced_gpus)
         # `Trainer` may have left the model in training mode, with dropout that scoring does not have
         was_training = model.training
         model.eval()
@@ -100,7 +104,6 @@ class SamplingDecoder:
                 attention_mask=prompt_mask,
                 generation_config=generation_config,
                 custom_generate=loop,
-                synced_gpus=synced_gpus,
             )
         finally:
             model.train(was_training)
@@ -120,8 +123,9 @@ class SamplingDecoder:
 class _SamplingLoop:
     """The `custom_generate` callable: the sampling loop of `generate`, with a memory."""
 
-    def __init__(self, with_values: bool):
+    def __init__(self, with_values: bool, synced_gpus: bool):
         self.with_values = with_values
+        self.synced_gpus = synced_gpus
         self.tokens: list[torch.Tensor] = []
         self.alive: list[torch.Tensor] = []
         self.log_probs: list[torch.Tensor] = []
@@ -135,40 +139,52 @@ class _SamplingLoop:
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: GenerationConfig,
-        synced_gpus: bool = False,
         streamer: Any = None,
         **model_kwargs: Any,
     ) -> torch.Tensor:
         value_head = _value_head(model) if self.with_values else None
         temperature = generation_config.temperature if generation_config.do_sample else 1.0
+        untouched = generation_config.do_sample and all(
+            isinstance(p, TemperatureLogitsWarper) for p in logits_processor
+        )
+        make_roomy(model_kwargs.get("past_key_values"), generation_config.max_length)
         pad = generation_config.pad_token_id
         unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
         all_finished = False
-        while model._has_unfinished_sequences(all_finished, synced_gpus, device=input_ids.device):
+        while model._has_unfinished_sequences(all_finished, self.synced_gpus, device=input_ids.device):
             inputs = model.prepare_inputs_for_generation(
                 input_ids,
                 next_sequence_length=1 if self.tokens and model_kwargs.get("use_cache") else None,
                 is_first_iteration=not self.tokens,
                 **model_kwargs,
             )
+            shared = None if self.tokens else shared_prompts(inputs)
+            if shared is not None:
+                inputs = {key: value[shared.first] if key in BY_ROW else value for key, value in inputs.items()}
             outputs = model(**inputs, return_dict=True, output_hidden_states=value_head is not None)
+            rows = slice(None) if shared is None else shared.copies
+            if shared is not None:
+                outputs.past_key_values.batch_select_indices(shared.copies)
             model_kwargs = model._update_model_kwargs_for_generation(
                 outputs, model_kwargs, is_encoder_decoder=model.config.is_encoder_decoder
             )
-            if synced_gpus and all_finished:  # other ranks still sample: keep them company in the forward only
+            if self.synced_gpus and all_finished:  # other ranks still sample: keep them company in the forward only
                 continue
-            logits = outputs.logits[:, -1].float()
+            logits = outputs.logits[:, -1][rows].float()
             scores = logits_processor(input_ids, logits)
-            if generation_config.do_sample:
-                tokens = torch.multinomial(scores.softmax(-1), 1).squeeze(1)
-            else:
-                tokens = scores.argmax(-1)
+            probabilities = scores.softmax(-1)
+            tokens = draw(probabilities) if generation_config.do_sample else scores.argmax(-1)
             at_token = tokens[:, None]
-            self.log_probs.append((logits / temperature).log_softmax(-1).gather(-1, at_token).squeeze(-1))
-            self.log_densities.append(scores.log_softmax(-1).gather(-1, at_token).squeeze(-1))
+            density = probabilities.gather(-1, at_token).log().squeeze(-1)
+            self.log_densities.append(density)
+            if untouched:  # nothing but the temperature lies between policy and decoder
+                self.log_probs.append(density)
+            else:
+                tempered = logits / temperature
+                self.log_probs.append(tempered.gather(-1, at_token).squeeze(-1) - tempered.logsumexp(-1))
             if value_head is not None:
                 states = getattr(outputs, "decoder_hidden_states", None) or outputs.hidden_states
-                self.values.append(value_head(states[-1][:, -1]))
+                self.values.append(value_head(states[-1][:, -1][rows]))
             if pad is not None:
                 tokens = torch.where(unfinished, tokens, pad)
             self.tokens.append(tokens)
@@ -177,6 +193,35 @@ class _SamplingLoop:
             unfinished = unfinished & ~stopping_criteria(input_ids, None)
             all_finished = not bool(unfinished.any())
         return input_ids
+
+
+def draw(probabilities: torch.Tensor) -> torch.Tensor:
+    """Draw an index from each row by inverting its cumulative distribution: one random number a row, not one a token.
+
+    An index of probability 0 is never drawn.
+
+    Args:
+        probabilities: (B, V), rows that sum to 1 up to rounding.
+
+    Returns:
+        (B,) indices.
+    """
+    # in double precision: in single, the tail of a large vocabulary would be rounded away (a Mac's GPU has no double)
+    dtype = torch.float32 if probabilities.device.type == "mps" else torch.float64
+    cumulative = probabilities.cumsum(-1, dtype=dtype)
+    total = cumulative[:, -1:]
+    at = torch.rand(total.shape, dtype=dtype, device=total.device) * total
+    below_total = torch.nextafter(total, torch.zeros_like(total))  # the product may be rounded up to the total
+    drawn = torch.searchsorted(cumulative, torch.minimum(at, below_total), right=True).squeeze(-1)
+    return drawn.clamp(max=probabilities.shape[-1] - 1)  # where they are NaN; its log-probability says so then
+
+
+def weights_are_shared(model: nn.Module) -> bool:
+    """Whether a forward gathers weights from other processes (FSDP, ZeRO-3), so that none may stop sampling before the
+    others have finished."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return False
+    return is_deepspeed_zero3_enabled() or isinstance(model, FullyShardedDataParallel | FSDPModule)
 
 
 def _value_head(model: PreTrainedModel) -> nn.Module:

@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-CHUNK_TOKENS = 1024
+# Logits of one chunk. On a CPU they should stay in its cache from the product to the last elementwise step (4 MiB, the
+# fastest of 1 to 32 MiB); a GPU wants enough of them to be busy. Below 128 rows the product itself becomes slow, for it
+# reads all of a large head for few tokens.
+CHUNK_LOGITS = {"cpu": 2**20}
+CHUNK_LOGITS_ELSEWHERE = 2**26
+LEAST_ROWS = 128
+
+
+def chunk_rows(vocabulary: int, device: torch.device) -> int:
+    """How many tokens' logits are computed at once."""
+    return max(CHUNK_LOGITS.get(device.type, CHUNK_LOGITS_ELSEWHERE) // vocabulary, LEAST_ROWS)
 
 
 def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
@@ -18,6 +28,8 @@ def _compute_dtype(hidden: torch.Tensor) -> torch.dtype:
 
 
 class _ChunkedLogProbs(torch.autograd.Function):
+    """From (N, D) states that are already divided by the temperature."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -26,75 +38,91 @@ class _ChunkedLogProbs(torch.autograd.Function):
         bias: torch.Tensor | None,
         labels: torch.Tensor,
         inverse_temperature: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with_entropy: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         dtype = _compute_dtype(hidden)
         log_probs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        entropies = torch.empty_like(log_probs)
         normalisers = torch.empty_like(log_probs)
+        entropies = torch.empty_like(log_probs) if with_entropy else None
         with torch.autocast(hidden.device.type, enabled=False):
             head = weight.to(dtype)
-            for start in range(0, len(hidden), CHUNK_TOKENS):
-                rows = slice(start, start + CHUNK_TOKENS)
+            for rows in _chunks(hidden, weight):
                 logits = _logits(hidden[rows].to(dtype), head, bias, inverse_temperature[rows])
-                normaliser = logits.logsumexp(-1)
+                if entropies is None:
+                    normaliser = logits.logsumexp(-1)
+                else:
+                    # the likeliest token's probability is at least 1 / V, so its logarithm is exact
+                    largest, likeliest = logits.max(-1, keepdim=True)
+                    probabilities = logits.softmax(-1)
+                    normaliser = (largest - probabilities.gather(-1, likeliest).log()).squeeze(-1)
+                    # H = logsumexp(z) - sum_j p_j z_j
+                    entropies[rows] = normaliser - torch.linalg.vecdot(probabilities, logits)
                 log_probs[rows] = logits.gather(-1, labels[rows, None]).squeeze(-1) - normaliser
-                # H = logsumexp(z) - sum_j p_j z_j
-                probabilities = torch.exp(logits - normaliser[:, None])
-                entropies[rows] = normaliser - (probabilities * logits).sum(-1)
                 normalisers[rows] = normaliser
         ctx.save_for_backward(hidden, weight, bias, labels, inverse_temperature, normalisers, entropies)
         ctx.dtype = dtype
+        ctx.set_materialize_grads(False)  # an entropy that is only logged costs nothing here
         return log_probs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, labels, inverse_temperature, normalisers, entropies = ctx.saved_tensors
         d_log_probs, d_entropies = gradients
+        if d_log_probs is None:
+            d_log_probs = torch.zeros_like(normalisers)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        with_entropy = bool(d_entropies.count_nonzero())
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs_bias else None
         head = weight.to(ctx.dtype)
-        for start in range(0, len(hidden), CHUNK_TOKENS):
-            rows = slice(start, start + CHUNK_TOKENS)
+        for rows in _chunks(hidden, weight):
             states = hidden[rows].to(ctx.dtype)
-            log_p = _logits(states, head, bias, inverse_temperature[rows]) - normalisers[rows, None]
-            d_logits = torch.exp(log_p)
-            scale = -d_log_probs[rows, None]
-            if with_entropy:
-                scale = scale - d_entropies[rows, None] * (log_p + entropies[rows, None])
-            d_logits.mul_(scale)
-            d_logits.scatter_add_(-1, labels[rows, None], d_log_probs[rows, None].to(d_logits.dtype))
-            d_logits.mul_(inverse_temperature[rows, None])
+            d_logits = _logits(states, head, bias, inverse_temperature[rows]).sub_(normalisers[rows, None])
+            if d_entropies is None:
+                d_logits.exp_().mul_(-d_log_probs[rows, None])
+            else:
+                log_p = d_logits
+                scale = (log_p + entropies[rows, None]).mul_(-d_entropies[rows, None]).sub_(d_log_probs[rows, None])
+                d_logits = log_p.exp_().mul_(scale)
+            d_logits.scatter_add_(-1, labels[rows, None], d_log_probs[rows, None])
             narrow = d_logits.to(ctx.dtype)
             if d_hidden is not None:
                 d_hidden[rows] = (narrow @ head).to(d_hidden.dtype)
-            if d_weight is not None:
-                d_weight += (narrow.T @ states).float()
+            if d_weight is not None and narrow.dtype == d_weight.dtype:
+                d_weight.addmm_(narrow.T, states)
+            elif d_weight is not None:
+                d_weight += narrow.T @ states
             if d_bias is not None:
-                d_bias += d_logits.sum(0)
+                d_bias.addmv_(d_logits.T, inverse_temperature[rows])
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None or bias is None else d_bias.to(bias.dtype),
             None,
             None,
+            None,
         )
+
+
+def _chunks(hidden: torch.Tensor, weight: torch.Tensor) -> list[slice]:
+    size = chunk_rows(len(weight), hidden.device)
+    return [slice(start, start + size) for start in range(0, len(hidden), size)]
 
 
 def _logits(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, inverse_temperature: torch.Tensor
 ) -> torch.Tensor:
     logits = (hidden @ weight.T).float()
-    if bias is not None:
-        logits = logits + bias.float()
-    return logits * inverse_temperature[:, None]
+    return logits if bias is None else logits.addcmul_(bias.float(), inverse_temperature[:, None])
 
 
 def chunked_log_probs(
-    hidden: torch.Tensor, head: nn.Linear, labels: torch.Tensor, inverse_temperature: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+    hidden: torch.Tensor,
+    head: nn.Linear,
+    labels: torch.Tensor,
+    inverse_temperature: torch.Tensor,
+    with_entropy: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities of `labels` and entropies, computed from hidden states through a plain linear head.
 
     Args:
@@ -102,11 +130,18 @@ def chunked_log_probs(
         head: linear map to the vocabulary.
         labels: (N,) token ids.
         inverse_temperature: (N,) factor on the logits, `1 / temperature`.
+        with_entropy: leave the entropies out where nobody asks for them.
 
     Returns:
-        log-probabilities and entropies in nats, both (N,) float32.
+        log-probabilities and entropies (or None) in nats, both (N,) float32.
     """
-    log_probs, entropies = _ChunkedLogProbs.apply(hidden, head.weight, head.bias, labels, inverse_temperature.float())
+    inverse_temperature = inverse_temperature.float()
+    # the head is linear: its states are divided instead of its many more logits
+    # in float32, for 1/0.9 in bf16 would be another temperature than the one that sampled
+    states = (hidden.float() * inverse_temperature[:, None]).to(hidden.dtype)
+    log_probs, entropies = _ChunkedLogProbs.apply(
+        states, head.weight, head.bias, labels, inverse_temperature, with_entropy
+    )
     return log_probs, entropies
 
 

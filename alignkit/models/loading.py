@@ -4,7 +4,6 @@
 a policy must not start like that, so everything here reads the loading report and raises `ModelError` instead.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +24,21 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from alignkit.errors import ModelError
+from alignkit.models.adapters import (
+    Prepare,
+    adapter_settings,
+    holds_adapter,
+    keep_trainable,
+    load_adapter,
+    require_bitsandbytes,
+    saved_quantization,
+    saved_shapes,
+)
 from alignkit.models.locating import explained, resolve_model
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+# What gives a sequence classifier's scores; its first dimension counts the classes.
+_OUTPUTS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
 _VOCABULARY = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 
 
@@ -74,26 +85,33 @@ def load_causal_or_seq2seq(
     name: str | os.PathLike,
     *,
     trust_remote_code: bool = False,
-    dtype: str | torch.dtype = "float32",
+    dtype: str | torch.dtype | None = None,
+    before_adapter: Prepare | None = None,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """A pretrained generator: a causal LM or an encoder-decoder, whichever the configuration says, in eval mode.
 
-    A folder with an adapter (`adapter_config.json`) loads its base model and gives the `PeftModel` on top of it.
+    A folder with an adapter (`adapter_config.json`) loads its base model, quantised as it was while the adapter
+    learned, and gives the `PeftModel` on top of it.
 
     Args:
         name: see `resolve_model`.
         trust_remote_code: run Python code that the checkpoint brings along.
-        dtype: of the weights; "auto" takes the checkpoint's own. The default is TRL's.
+        dtype: of the weights; "auto" takes the checkpoint's own. The default is TRL's, float32, and that of its
+            training for the quantised base of an adapter.
+        before_adapter: called with the base of an adapter, before the adapter is loaded on it.
         kwargs: for `from_pretrained`, such as `quantization_config` or `device_map`.
 
     Raises:
         ModelError: no such model, no weights, weights missing, or a model that does not write text.
     """
     folder = resolve_model(name)
-    kwargs.update(trust_remote_code=trust_remote_code, dtype=dtype)
-    if (Path(folder) / "adapter_config.json").is_file():
-        return _with_adapter(name, folder, load_causal_or_seq2seq, kwargs)
+    kwargs.update(trust_remote_code=trust_remote_code)
+    if holds_adapter(folder):
+        return _with_adapter(name, folder, {**kwargs, "dtype": dtype}, before_adapter)
+    kwargs["dtype"] = "float32" if dtype is None else dtype
+    if kwargs.get("quantization_config") is not None:
+        require_bitsandbytes("a quantised model")
     config = _checked_config(name, folder, trust_remote_code, kwargs.get("revision"))
     made_as = (config.architectures or [""])[0]
     if config.is_encoder_decoder and not made_as.endswith("ForSequenceClassification"):
@@ -115,6 +133,7 @@ def load_causal_or_seq2seq(
             f"or has them in another size: {_some(missing)}; they would be random numbers. "
             "Give a checkpoint that was saved from a language model"
         )
+    keep_trainable(model)
     return model.eval()
 
 
@@ -148,10 +167,13 @@ def load_classifier(
     labels = head_labels(id2label, num_labels) if new_head else {}
     folder = resolve_model(name)
     kwargs.update(trust_remote_code=trust_remote_code, dtype=dtype)
-    if (Path(folder) / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{str(name)!r} holds only an adapter; merge it into its classifier (merge_and_unload) and save"
-        )
+    if holds_adapter(folder):
+        if new_head:
+            raise ModelError(
+                f"{str(name)!r} is an adapter, whose head is the one it was trained with; for a new head give a whole "
+                "model, such as alignkit merge writes"
+            )
+        return adapted_classifier(name, folder, kwargs)
     config = _checked_config(name, folder, trust_remote_code, kwargs.get("revision"))
     if new_head:
         kwargs.update(num_labels=len(labels), id2label=labels, label2id={label: i for i, label in labels.items()})
@@ -180,6 +202,41 @@ def load_classifier(
         # Decoder-type classifiers find the last token of a text by this id.
         model.config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
+
+
+def adapted_classifier(
+    name: str | os.PathLike, folder: str, kwargs: dict[str, Any], *, as_trained: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load_classifier` for the adapter in `folder`; without `as_trained` its base is not quantised."""
+    settings, saved = adapter_settings(name, folder), saved_shapes(folder)
+    if as_trained and kwargs.get("quantization_config") is None:
+        kwargs = {**kwargs, **saved_quantization(name, folder)}
+    kwargs = base_options(settings, kwargs)
+    source = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
+    base = settings["base_model_name_or_path"]
+    where = resolve_model(base)
+    _checked_config(base, where, kwargs["trust_remote_code"], kwargs.get("revision"))
+    size = next((saved[key][0] for key in _OUTPUTS if key in saved), None)
+    if (Path(folder) / "config.json").is_file():  # written beside the adapter, for the names of its classes
+        with explained(name, folder, "adapter"):
+            labels = AutoConfig.from_pretrained(folder).id2label
+        kwargs.update(num_labels=len(labels), id2label=labels, label2id={label: i for i, label in labels.items()})
+    elif size is not None:
+        kwargs["num_labels"] = size
+    tokenized = any(any(Path(folder).glob(pattern)) for pattern in _VOCABULARY)
+    tokenizer = load_tokenizer(folder if tokenized else where, padding_side="right", **({} if tokenized else source))
+    model, report = _load(base, where, AutoModelForSequenceClassification, kwargs)
+    fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    lost = sorted(key for key in fresh if key not in saved)
+    if lost:
+        raise ModelError(
+            f"{str(name)!r} is no trained classifier: neither the adapter nor its base {base!r} has {_some(lost)}, so "
+            "its scores would be random numbers. Train the adapter with its head: LoraConfig(task_type='SEQ_CLS'), or "
+            "modules_to_save"
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return cast("PreTrainedModel", load_adapter(model, name, folder)), tokenizer
 
 
 def has_weights(folder: str | os.PathLike) -> bool:
@@ -212,20 +269,23 @@ def _load(name: str | os.PathLike, folder: str, family: Any, kwargs: dict[str, A
         transformers_logging.set_verbosity(verbosity)
 
 
-def _with_adapter(name: str | os.PathLike, folder: str, load_base: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
-    from peft import PeftModel
+def _with_adapter(
+    name: str | os.PathLike, folder: str, kwargs: dict[str, Any], before_adapter: Prepare | None
+) -> PreTrainedModel:
+    settings = adapter_settings(name, folder)
+    if kwargs.get("quantization_config") is None:
+        recorded = saved_quantization(name, folder)
+        kwargs = {**kwargs, **recorded, "dtype": kwargs["dtype"] or recorded.get("dtype")}
+    base = load_causal_or_seq2seq(settings["base_model_name_or_path"], **base_options(settings, kwargs))
+    if before_adapter is not None:
+        before_adapter(base)
+    return cast("PreTrainedModel", load_adapter(base, name, folder))
 
-    with explained(name, folder, "adapter"):
-        settings = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
-    base = settings.get("base_model_name_or_path")
-    if not base:
-        raise ModelError(f"the adapter in {folder!r} does not say which model it is for (base_model_name_or_path)")
-    # a revision that was asked for is one of the adapter, not of its base
-    kwargs = {key: value for key, value in kwargs.items() if key != "revision"}
+
+def base_options(settings: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """How to load the base of an adapter: a revision that was asked for is one of the adapter, not of its base."""
     pinned = {"revision": settings["revision"]} if settings.get("revision") else {}
-    model = load_base(base, **kwargs, **pinned)
-    with explained(name, folder, "adapter"):
-        return cast("PreTrainedModel", PeftModel.from_pretrained(model, folder).eval())
+    return {**{key: value for key, value in kwargs.items() if key != "revision"}, **pinned}
 
 
 def _is_encoder(config: PretrainedConfig) -> bool:

@@ -11,6 +11,7 @@ The computation runs inside the model's `forward`, because DDP and FSDP synchron
 import copy
 import functools
 import inspect
+from collections.abc import Iterable
 from types import MethodType
 from typing import Any, TypedDict
 
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from alignkit.models.faster import attention_for, fuse_activations
 from alignkit.models.head import chunked_log_probs, log_probs_from_logits
 
 HEAD_NAME = "value_head"
@@ -29,8 +31,8 @@ class Scores(TypedDict):
 
     log_probs: torch.Tensor
     """(B, T) log-probability of each token, in nats."""
-    entropy: torch.Tensor
-    """(B, T) entropy of the distribution it was drawn from, in nats."""
+    entropy: torch.Tensor | None
+    """(B, T) entropy of the distribution it was drawn from, in nats, if it was asked for."""
     values: torch.Tensor | None
     """(B, T) value of the state in which it was chosen, if there is a value head."""
 
@@ -43,8 +45,9 @@ def position_ids_of(attention_mask: torch.Tensor) -> torch.Tensor:
 def add_scoring(model: PreTrainedModel) -> None:
     """Let `model(..., completion_ids=...)` return `Scores`; every other call is the model's own forward.
 
-    Call it on the model itself (inside PEFT, before DDP or FSDP); a second call changes nothing.
+    Call it before DDP or FSDP; an adapter's base is what is taught. A second call changes nothing.
     """
+    model = _without_adapter(model)
     if getattr(model, "_alignkit_scoring", False):
         return
     original = model.forward
@@ -57,28 +60,34 @@ def add_scoring(model: PreTrainedModel) -> None:
         completion_mask: torch.Tensor | None = None,
         inverse_temperature: torch.Tensor | None = None,
         values: str = "none",
+        entropy: bool = True,
         **kwargs: Any,
     ) -> Any:
         if completion_ids is None:
             return original(*args, **kwargs)
         batch = (kwargs["input_ids"], kwargs["attention_mask"], completion_ids, completion_mask.bool())
-        return _score(self, original, *batch, inverse_temperature, values)
+        return _score(self, original, *batch, inverse_temperature, values, entropy)
 
+    fuse_activations(model)
     model._alignkit_scoring = True
     model._alignkit_plain_head = _head_is_plain(model, original)
     model.forward = MethodType(forward, model)
 
 
-def untaught_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A deep copy whose forward is its class's own.
+def untaught_copy(model: PreTrainedModel, shared: Iterable[torch.Tensor] = ()) -> PreTrainedModel:
+    """A deep copy whose forward is its class's own; `shared` tensors are not copied.
 
     A forward that was taught something (here, or by TRL) sits on the instance and remembers *that* instance: a copy of
     a model that already served a trainer would go on computing with the original's weights.
     """
-    copied = copy.deepcopy(model)
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     for name in ("forward", "_original_forward", "_alignkit_scoring", "_alignkit_plain_head"):
-        copied.__dict__.pop(name, None)
+        _without_adapter(copied).__dict__.pop(name, None)
     return copied
+
+
+def _without_adapter(model: Any) -> PreTrainedModel:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def score_completions(
@@ -90,8 +99,9 @@ def score_completions(
     *,
     temperature: float | torch.Tensor = 1.0,
     values: str = "none",
+    entropy: bool = True,
 ) -> Scores:
-    """Log-probabilities, entropies and (optionally) values of completions.
+    """Log-probabilities and, where asked for, entropies and values of completions.
 
     Args:
         model: a generator prepared by `add_scoring`, wrapped (PEFT, DDP, FSDP) or not.
@@ -101,7 +111,8 @@ def score_completions(
         completion_mask: (B, T), 1 up to and including the end-of-sequence token.
         temperature: divides the logits; a number or one per row (B,).
         values: `none`; `full` runs the value head; `detached` runs it on detached states, so that the trunk learns
-            nothing from the value loss.
+            nothing from the value loss; `only` gives the values alone, which spares a separate critic the policy.
+        entropy: whether to compute entropies.
     """
     inverse = torch.as_tensor(1.0 / temperature, dtype=torch.float32, device=prompt_ids.device)
     return model(
@@ -111,6 +122,7 @@ def score_completions(
         completion_mask=completion_mask,
         inverse_temperature=inverse.expand(len(prompt_ids)),
         values=values,
+        entropy=entropy,
     )
 
 
@@ -123,37 +135,48 @@ def _score(
     completion_mask: torch.Tensor,
     inverse_temperature: torch.Tensor,
     values: str,
+    entropy: bool,
 ) -> dict[str, Any]:
     inputs = _inputs(model, input_ids, attention_mask, completion_ids, completion_mask)
     keep = completion_ids.shape[1]
-    kept = completion_mask
-    labels = completion_ids[kept]
-    inverse = inverse_temperature[:, None].expand_as(completion_ids)[kept]
+    kept = completion_mask.flatten().nonzero().squeeze(-1)
+
+    def at_kept(states: torch.Tensor) -> torch.Tensor:
+        return states.flatten(0, 1).index_select(0, kept)
+
+    def spread(flat: torch.Tensor) -> torch.Tensor:
+        # keeps the graph when no position is kept: a batch with nothing to learn from still has a backward
+        return flat.new_zeros(completion_mask.numel()).index_copy(0, kept, flat).view(completion_mask.shape)
+
+    if values == "only" and hasattr(model, CRITIC_NAME):
+        return {"values": spread(getattr(model, HEAD_NAME)(at_kept(_critic_states(model, inputs, keep))))}
+    labels = completion_ids.flatten()[kept]
+    inverse = inverse_temperature[:, None].expand_as(completion_ids).flatten()[kept]
     head = model.get_output_embeddings()
     if model._alignkit_plain_head and isinstance(head, nn.Linear):  # PEFT may have wrapped it since it was tried
-        hidden = _backbone(model)(**inputs, use_cache=False).last_hidden_state
+        with attention_for(model, inputs["input_ids"].shape[1]):
+            hidden = _backbone(model)(**inputs, use_cache=False).last_hidden_state
         hidden = _predicting_states(model, hidden, keep)
-        log_probs, entropies = chunked_log_probs(hidden[kept], head, labels, inverse)
+        log_probs, entropies = chunked_log_probs(at_kept(hidden), head, labels, inverse, entropy)
     else:
         outputs = original(**inputs, output_hidden_states=True, use_cache=False)
         hidden = _predicting_states(model, _last_hidden(outputs), keep)
         logits = _predicting_states(model, outputs.logits, keep)
-        log_probs, entropies = log_probs_from_logits(logits[kept], labels, inverse)
+        log_probs, entropies = log_probs_from_logits(at_kept(logits), labels, inverse)
     state_values = None
     if values != "none":
-        states = hidden
-        if hasattr(model, CRITIC_NAME):
-            # the critic's language-model head is an identity: its "logits" are its hidden states
-            critic_outputs = getattr(model, CRITIC_NAME)(**inputs, use_cache=False)
-            states = _predicting_states(model, critic_outputs.logits, keep)
+        states = _critic_states(model, inputs, keep) if hasattr(model, CRITIC_NAME) else hidden
         states = states.detach() if values == "detached" else states
-        state_values = _spread(getattr(model, HEAD_NAME)(states[kept]), kept)
-    return {"log_probs": _spread(log_probs, kept), "entropy": _spread(entropies, kept), "values": state_values}
+        state_values = spread(getattr(model, HEAD_NAME)(at_kept(states)))
+    seen = spread(entropies) if entropy and entropies is not None else None
+    return {"log_probs": spread(log_probs), "entropy": seen, "values": state_values}
 
 
-def _spread(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    # masked_scatter keeps the graph when no position is kept: a batch with nothing to learn from still has a backward
-    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+def _critic_states(model: PreTrainedModel, inputs: dict[str, torch.Tensor], keep: int) -> torch.Tensor:
+    critic = getattr(model, CRITIC_NAME)
+    with attention_for(critic, inputs["input_ids"].shape[1]):
+        # the critic's language-model head is an identity: its "logits" are its hidden states
+        return _predicting_states(model, critic(**inputs, use_cache=False).logits, keep)
 
 
 def _inputs(
@@ -170,8 +193,9 @@ def _inputs(
             "attention_mask": prompt_mask,
             "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels),
         }
-    mask = torch.cat([prompt_mask.long(), completion_mask.long()], 1)
-    inputs = {"input_ids": torch.cat([prompt_ids, completion_ids], 1), "attention_mask": mask}
+    # the last token predicts nothing
+    mask = torch.cat([prompt_mask.long(), completion_mask[:, :-1].long()], 1)
+    inputs = {"input_ids": torch.cat([prompt_ids, completion_ids[:, :-1]], 1), "attention_mask": mask}
     if accepts_position_ids(model):
         inputs["position_ids"] = position_ids_of(mask)
     return inputs
@@ -183,8 +207,8 @@ def accepts_position_ids(model: PreTrainedModel) -> bool:
 
 
 def _predicting_states(model: PreTrainedModel, states: torch.Tensor, keep: int) -> torch.Tensor:
-    """The `keep` states that predict the completion's tokens: one place to the left in a causal model."""
-    return states if model.config.is_encoder_decoder else states[:, -keep - 1 : -1]
+    """The `keep` states that predict the completion's tokens, the last ones in a causal model: (B, keep, ...)."""
+    return states if model.config.is_encoder_decoder else states[:, -keep:]
 
 
 def _last_hidden(outputs: Any) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from alignkit.errors import ModelError
@@ -91,6 +92,10 @@ def restore_value_head(model: PreTrainedModel, folder: str) -> bool:
             f"the value head saved in {folder} does not fit: wrong shape {misfits or 'none'}, missing "
             f"{missing or 'none'}; train with the settings it was saved with (separate_critic among them)"
         )
+    for name, tensor in found.items():
+        whole = wanted[name]
+        if isinstance(whole, DTensor):  # FSDP2: each process takes its part
+            found[name] = distribute_tensor(tensor, whole.device_mesh, whole.placements)
     model.load_state_dict(found, strict=False)
     return True
 

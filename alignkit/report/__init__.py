@@ -16,6 +16,7 @@ import alignkit
 from alignkit.report.comparing import diversity, pairs, readable, reward_against_length
 from alignkit.report.reading import RunFiles, read_run
 from alignkit.report.sections import cards, curves, facts, figures_table, headline, health, phases
+from alignkit.whole_files import write_text
 
 __all__ = ["render_report", "write_report"]
 
@@ -33,9 +34,7 @@ def write_report(folder: str | Path) -> Path:
     Raises:
         DataError: there is no metrics.jsonl, or a file is damaged.
     """
-    path = Path(folder) / "report.html"
-    path.write_text(render_report(read_run(folder)), encoding="utf-8")
-    return path
+    return write_text(Path(folder) / "report.html", render_report(read_run(folder)))
 
 
 def render_report(run: RunFiles) -> str:

@@ -47,7 +47,8 @@ def run_recipe(
         recipe: from `load_recipe`.
         dry_run: check everything that can be checked without loading the model, print what was found, and stop.
         allow_code: False refuses what runs code, as `load_recipe` does.
-        resume: continue from the newest checkpoint of the run's folder.
+        resume: continue from the newest whole checkpoint of the run's folder, which is named; from the beginning
+            where there is none yet.
         overwrite: delete an earlier run in that folder, its checkpoints included. Without it a finished run is moved
             aside, and one with checkpoints is an error.
 
@@ -55,7 +56,10 @@ def run_recipe(
         the run's folder.
 
     Raises:
-        AlignkitError: whatever is wrong with recipe, rewards, data or model, before training.
+        AlignkitError: whatever is wrong with recipe, rewards, data or model, before training; in training, what cannot
+            be written.
+        KeyboardInterrupt: stopped by Ctrl-C, after a checkpoint if training had begun.
+        SystemExit: stopped by SIGTERM, after a checkpoint, with exit code 143.
     """
     quiet_hosts()
     check_processes()
@@ -68,14 +72,13 @@ def run_recipe(
         check(recipe, config, allow_code)
         return recipe.output_dir
 
-    from alignkit.evaluation import write_results
     from alignkit.progress import attach
-    from alignkit.report import write_report
-    from alignkit.run.ending import print_ending
+    from alignkit.run.stopping import end_stopped, say_how_to_continue, telling_of_a_full_disk
 
     main = PartialState().is_main_process
     # 1. The folder, rewards, data and metrics: every mistake in them shows before a model is loaded
     folder = RunFolder.open(recipe.output_dir, resume=resume, overwrite=overwrite, main=main)
+    folder.check_continues(recipe)
     check_starting_models(recipe)
     found = gather(recipe, allow_code)
     if recipe.kind.family == "on_policy":
@@ -84,69 +87,66 @@ def run_recipe(
     set_seed(config.seed)
     job = build_job(recipe, config, found, callbacks_for(recipe, folder))
     attach(job.trainer)
-    folder.begin()
-    folder.write_recipe(recipe, found.rewards)
-    folder.write_environment(recipe, found.rewards, found.data, job.trainer.model)
-    # 3. Held-out figures before, training, held-out figures after
+    # 3. Held-out figures before, training, held-out figures after, and what stays of it
+    with telling_of_a_full_disk(folder), say_how_to_continue(folder):
+        folder.begin()
+        folder.write_recipe(recipe, found.rewards)
+        folder.write_environment(recipe, found.rewards, found.data, job.trainer.model)
+        stopped_by = carry_out(job, folder)
+    PartialState().wait_for_everyone()
+    if stopped_by is not None:
+        end_stopped(stopped_by, folder)
+    return folder.path
+
+
+def carry_out(job: Job, folder: RunFolder) -> int | None:
+    """Evaluates, trains, evaluates again, and leaves model, results and report in the folder.
+
+    Returns:
+        the signal that stopped training after a checkpoint; nothing more is done then.
+    """
+    from alignkit.evaluation import write_results
+    from alignkit.models.adapters import save_quantization
+    from alignkit.report import write_report
+    from alignkit.run.ending import print_ending
+    from alignkit.trainers.interruption import StopOnSignal
+
     before, rows_before = job.evaluate()
     if folder.checkpoint is None:  # a run that is continued has them already, and step 0 of metrics.jsonl too
         folder.add_samples("before", 0, rows_before)
-    try:
-        if folder.checkpoint is None or not load_finished(job.trainer, folder.checkpoint):
-            job.trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
-    except KeyboardInterrupt:
-        if main and (folder.path / "metrics.jsonl").is_file():
-            print(f"interrupted; what there is so far: {write_report(folder.path)}")
-        raise
+    job.trainer.train(resume_from_checkpoint=str(folder.checkpoint) if folder.checkpoint else None)
+    stops = [c.signal for c in job.trainer.callback_handler.callbacks if isinstance(c, StopOnSignal) and c.signal]
+    if stops:
+        return stops[0]
     after, rows_after = job.evaluate()
     folder.add_samples("after", job.trainer.state.global_step, rows_after)
-    # 4. What stays
-    job.trainer.save_model(str(folder.path / "model"))
-    if main:
+
+    def save(path: str) -> None:
+        job.trainer.save_model(path)
+        if folder.main:
+            save_quantization(job.trainer.accelerator.unwrap_model(job.trainer.model), path)
+
+    folder.save_model(save, PartialState().wait_for_everyone)
+    if folder.main:
         more = {"real_text": job.real_text(rows_after)} if hasattr(job, "real_text") else {}
         write_results(folder.path, before, after, before_rows=rows_before, after_rows=rows_after, **more)
         report = write_report(folder.path)
         print_ending(before, after, rows_before, rows_after, folder.path, report)
-    PartialState().wait_for_everyone()
-    return folder.path
-
-
-def load_finished(trainer: Any, checkpoint: Path) -> bool:
-    """Take a checkpoint for the end of training, if it is: a run may be killed in its last evaluation.
-
-    The host's `train` would add a step to it.
-
-    Returns:
-        whether the checkpoint was the last, and is loaded.
-    """
-    from transformers import TrainerState
-
-    from alignkit.trainers.learned_callback import RewardStateCallback
-
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step < (trainer.args.max_steps if trainer.args.max_steps > 0 else state.max_steps):
-        return False
-    trainer.state = state
-    trainer._load_from_checkpoint(str(checkpoint))
-    if trainer.args.load_best_model_at_end and state.best_model_checkpoint:
-        trainer._load_best_model()
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, RewardStateCallback):
-            callback.restore(checkpoint)
-    return True
+    return None
 
 
 def callbacks_for(recipe: Recipe, folder: RunFolder) -> list[Any]:
-    """What watches a run: its files, the live view, and the monitors, as `evaluation.health` says."""
+    """What watches a run: its files, the live view, the monitors (`evaluation.health`), what stops it on a signal."""
     from alignkit.diagnostics import CHECKS
     from alignkit.progress import ProgressCallback, RunFilesCallback
     from alignkit.trainers.health import HealthCallback
+    from alignkit.trainers.interruption import StopOnSignal
 
     # where nothing is sampled and no reward is earned, the monitors of a policy have nothing to watch
     policy = recipe.kind.family == "on_policy"
     actions = {} if policy else {name: "off" for name in CHECKS if name not in _SUPERVISED}
     health = HealthCallback(folder.path, actions={**actions, **recipe.evaluation.get("health", {})})
-    return [RunFilesCallback(folder.path, from_step=folder.start_step), ProgressCallback(), health]
+    return [RunFilesCallback(folder.path, from_step=folder.start_step), ProgressCallback(), health, StopOnSignal()]
 
 
 def build_job(recipe: Recipe, config: Any, found: Ingredients, callbacks: list[Any]) -> Job:

@@ -13,6 +13,7 @@ from alignkit.models.from_scratch import build_classifier
 from alignkit.models.loading import load_classifier
 from alignkit.recipe import Recipe
 from alignkit.run.models import loading_options
+from alignkit.trainers.whole_checkpoints import with_whole_checkpoints
 
 # As many held-out texts are kept in samples.jsonl.
 _SHOWN = 64
@@ -33,7 +34,7 @@ class ClassifierJob:
         self.data = data
         self.model, self.tokenizer = _load(recipe, data, classes)
         encoded = {name: self._encode(part) for name, part in data.items()}
-        self.trainer = Trainer(
+        self.trainer = with_whole_checkpoints(Trainer)(
             model=self.model,
             args=args,
             train_dataset=encoded["train"],

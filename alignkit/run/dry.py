@@ -18,6 +18,7 @@ from alignkit.recipe import Recipe
 from alignkit.reward import check_columns, required_columns, unique_names
 from alignkit.run.ingredients import Ingredients, build_metrics, build_reward, gather, try_rewards
 from alignkit.run.models import SOURCE_OPTIONS, loading_options, named_models, reference_options
+from alignkit.whole_files import check_writable
 
 
 class DryRun:
@@ -114,6 +115,7 @@ def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
     """
     print(f"{recipe.source}: dry run of trainer {recipe.trainer}")
     check = DryRun(recipe)
+    check_writable(recipe.output_dir, "training.output_dir")
     check.passed(f"recipe: {type(config).__name__} takes all settings; the run would go to {recipe.output_dir}")
     found = check.data(allow_code)
     here = check.models()

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from alignkit.errors import AlignkitError
 from alignkit.evaluation import finite
+from alignkit.models.adapters import holds_adapter
+from alignkit.models.locating import resolve_model
 from alignkit.progress import ProgressCallback, attach
 from alignkit.recipe import Recipe, load_recipe
 from alignkit.run import build_job
@@ -17,6 +19,7 @@ from alignkit.run.ending import figure
 from alignkit.run.environment import check_processes, quiet_hosts
 from alignkit.run.ingredients import gather
 from alignkit.run.models import loading_options
+from alignkit.whole_files import write_text
 
 
 def evaluate_run(
@@ -66,7 +69,7 @@ def evaluate_run(
     Console().print(table)
     if output is not None:
         content = finite({"figures": figures, "rows": [{k: v for k, v in r.items() if k != "columns"} for r in rows]})
-        Path(output).write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        write_text(output, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
         print(f"written to {output}")
     return figures
 
@@ -91,6 +94,8 @@ def _with_model(recipe: Recipe, model: str | None) -> Recipe:
     judged.model["name"] = model
     if "name" in recipe.model and recipe.kind.family == "on_policy":
         judged.model.setdefault("reference", {"name": recipe.model["name"], **loading_options(recipe)})
-    # the model is judged as it was saved, without a new adapter on top
-    judged.adapter = None
+    # the model is judged as it was saved, without a new adapter on top; quantised weights have to have one, and a new
+    # one changes nothing
+    if judged.quantization is None or holds_adapter(resolve_model(model)):
+        judged.adapter = None
     return judged

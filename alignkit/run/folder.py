@@ -8,14 +8,20 @@ environment.json    versions, machine, number of processes, seed, rewards, data
 results.json        {"before": {...}, "after": {...}} on held-out data
 health.json         what the monitors found
 report.html         all of it for people
+health_dump.json    the last figures of a run that a monitor stopped
 checkpoint-*/       as the trainer's config asks
+alignkit_unfinished/ what is being saved just now, or was when the run was killed
 """
 
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import yaml
+from accelerate.utils import broadcast_object_list
 
 from alignkit.errors import AlignkitError
 from alignkit.evaluation import finite
@@ -23,6 +29,8 @@ from alignkit.json_lines import append_json_lines, read_json_lines, replace_json
 from alignkit.recipe import Recipe
 from alignkit.reward import describe_reward
 from alignkit.run.environment import command_line, describe_environment
+from alignkit.trainers.checkpoint_files import choose_checkpoint, newest_last, step_of
+from alignkit.whole_files import UNFINISHED, check_writable, discard, put_in_place, write_text
 
 RUN_FILES = (
     "metrics.jsonl",
@@ -32,6 +40,7 @@ RUN_FILES = (
     "recipe.yaml",
     "health.json",
     "report.html",
+    "health_dump.json",
 )
 
 
@@ -62,23 +71,23 @@ class RunFolder:
 
         Args:
             path: where.
-            resume: continue from the newest checkpoint there; files are cut back to its step.
+            resume: continue from the newest whole checkpoint there, and say so; files are cut back to its step. Where
+                a run was begun and has none yet, it starts from the beginning.
             overwrite: delete what an earlier run left there.
             main: whether this process writes.
 
         Raises:
-            AlignkitError: nothing to resume, or checkpoints that a fresh run would mix with its own.
+            AlignkitError: the run to resume is finished or has no whole checkpoint, or there are checkpoints that a
+                fresh run would mix with its own.
+            ConfigError: nothing can be written there.
         """
-        checkpoints = newest_last(path)
         if resume and overwrite:
             raise AlignkitError("--resume continues a run and --overwrite begins anew; give one of them")
+        if main:
+            check_writable(path, "training.output_dir")
+        checkpoints = newest_last(path)
         if resume:
-            if not checkpoints:
-                raise AlignkitError(
-                    f"nothing to resume: {path} holds no checkpoint-*; training.save_strategy and training.save_steps "
-                    "say when checkpoints are written"
-                )
-            return cls(path, checkpoints[-1], main=main)
+            return cls(path, _to_continue(path, main), main=main)
         if checkpoints and not overwrite:
             raise AlignkitError(
                 f"{path} holds checkpoints of an earlier run ({checkpoints[-1].name}); continue it with --resume, "
@@ -102,7 +111,8 @@ class RunFolder:
         if not self.keep:
             shutil.rmtree(self.path / "model", ignore_errors=True)
         for checkpoint in newest_last(self.path):
-            shutil.rmtree(checkpoint)
+            discard(checkpoint)
+        shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
         for name in RUN_FILES:
             (self.path / name).unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -116,6 +126,31 @@ class RunFolder:
                 (self.path / name).rename(aside / name)
         print(f"the finished run in {self.path} is now in {aside}")
 
+    def check_continues(self, recipe: Recipe) -> None:
+        """See that the checkpoint to go on from is one of this recipe's.
+
+        Raises:
+            AlignkitError: the run was begun with another model, adapter or trainer, or has more steps behind it already
+                than the recipe asks for.
+        """
+        file = self.path / "recipe.yaml"
+        if self.checkpoint is None or not file.is_file():
+            return
+        begun, now = yaml.safe_load(file.read_text(encoding="utf-8")), recipe.to_dict()
+        changed = [key for key in ("trainer", "model", "adapter", "quantization") if begun.get(key) != now.get(key)]
+        if changed:
+            was = "; ".join(f"{key}: {begun.get(key)}, now: {now.get(key)}" for key in changed)
+            raise AlignkitError(
+                f"{self.path} was begun with another {' and '.join(changed)} ({was}); its checkpoints do not fit. "
+                f"Resume with the recipe in {file}, or choose another training.output_dir"
+            )
+        limit, done = now["training"].get("max_steps") or 0, step_of(self.checkpoint)
+        if 0 < limit < done:
+            raise AlignkitError(
+                f"{self.path} has {done} steps behind it already ({self.checkpoint.name}), more than "
+                f"training.max_steps={limit}; raise it to go on, or choose another training.output_dir"
+            )
+
     def write_recipe(self, recipe: Recipe, rewards: list[Any]) -> None:
         """The resolved recipe; where each reward comes from stands in its header."""
         origins = [describe_reward(reward) for reward in rewards]
@@ -124,7 +159,7 @@ class RunFolder:
             version = f"{origin.get('distribution') or 'no distribution'} {origin.get('version') or ''}".strip()
             header += f"\n  {origin['name']}: {origin['target']}, {version}"
         if self.main:
-            (self.path / "recipe.yaml").write_text(recipe.to_yaml(header), encoding="utf-8")
+            write_text(self.path / "recipe.yaml", recipe.to_yaml(header))
 
     def write_environment(self, recipe: Recipe, rewards: list[Any], data: dict[str, Any], model: Any) -> None:
         """Machine, versions, seed, rewards, data and size of the model."""
@@ -146,7 +181,7 @@ class RunFolder:
         """One JSON file, readable by people."""
         if self.main:
             text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
-            (self.path / name).write_text(text + "\n", encoding="utf-8")
+            write_text(self.path / name, text + "\n")
 
     def add_samples(self, phase: str, step: int, rows: list[dict[str, Any]]) -> None:
         """Completions of one phase (`before` or `after`), a line each."""
@@ -156,23 +191,53 @@ class RunFolder:
                 self.path / "samples.jsonl", (finite({"phase": phase, "step": step, **row}) for row in shown)
             )
 
+    def save_model(self, save: Callable[[str], None], wait: Callable[[], None]) -> None:
+        """Have `model/` written, whole or not at all.
+
+        Args:
+            save: writes the model to the folder that it is given; called on every process.
+            wait: for all processes.
+        """
+        new = self.path / UNFINISHED / "model"
+        try:
+            save(str(new))
+        except Exception:
+            shutil.rmtree(new.parent, ignore_errors=True)
+            raise
+        wait()
+        if self.main:
+            put_in_place(new, self.path / "model")
+
     def _cut_back(self) -> None:
         """Drop what the interrupted run wrote after the checkpoint, a line that it left unfinished included."""
+        shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
+        (self.path / "health_dump.json").unlink(missing_ok=True)
         for name in ("metrics.jsonl", "samples.jsonl"):
             file = self.path / name
             if file.is_file():
-                rows = read_json_lines(file)
-                replace_json_lines(
-                    file, [row for row in rows if row["step"] <= self.start_step and row.get("phase") != "after"]
-                )
+                replace_json_lines(file, [row for row in read_json_lines(file) if self._stays(row)])
+
+    def _stays(self, row: dict[str, Any]) -> bool:
+        # the end of training is logged at its last step, also where it was interrupted
+        ended = row.get("phase") == "after" or "train_runtime" in row
+        return row["step"] <= self.start_step and not ended
 
 
-def newest_last(path: Path) -> list[Path]:
-    """The checkpoints of a run's folder, by step."""
-    found = [folder for folder in path.glob("checkpoint-*") if folder.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
-    return int(checkpoint.name.rpartition("-")[2])
+def _to_continue(path: Path, main: bool) -> Path | None:
+    """The checkpoint to continue from, the same on all processes; None for the beginning."""
+    choice = broadcast_object_list([choose_checkpoint(path)])[0]
+    if choice.checkpoint is None:
+        if newest_last(path):
+            raise AlignkitError(
+                f"nothing to resume: no checkpoint in {path} is whole; {'; '.join(choice.remarks)}. Begin anew with "
+                "--overwrite, or bring the checkpoint again"
+            )
+        if (path / "results.json").is_file():
+            raise AlignkitError(
+                f"nothing to resume: the run in {path} is finished (it has results.json) and left no checkpoint-*. "
+                "Without --resume it is moved aside, and a new one begins"
+            )
+        choice.remarks = choice.remarks or ["there is no checkpoint yet"]
+    if main:
+        print(f"{path}: {choice.sentence()}")
+    return choice.checkpoint

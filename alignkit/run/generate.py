@@ -19,6 +19,7 @@ from alignkit.reward import check_columns
 from alignkit.run.environment import quiet_hosts
 from alignkit.settings import did_you_mean
 from alignkit.text import completion_text, prompt_text
+from alignkit.whole_files import write_text
 
 DECODERS: dict[str, Any] = {"sample": SamplingDecoder}
 
@@ -54,7 +55,7 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     )
     if args.output:
         lines = [json.dumps(_written(row), ensure_ascii=False) for row in rows]
-        Path(args.output).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        write_text(args.output, "".join(line + "\n" for line in lines))
         print(f"{len(rows)} completions written to {args.output}")
     else:
         _show(rows, Console())

@@ -9,11 +9,13 @@ from trl import SFTConfig, SFTTrainer
 from alignkit.errors import DataError
 from alignkit.evaluation import evaluate_rows
 from alignkit.held_out import generate_rows, generation_config_for
+from alignkit.models.adapters import TrainablePrecision, check_adapter
 from alignkit.recipe import Recipe
 from alignkit.recipe.checks import COMPLETION_DEFAULTS
 from alignkit.run.ingredients import Ingredients
 from alignkit.run.models import adapter_config, load_generator
 from alignkit.trainers.evaluation import summarise
+from alignkit.trainers.whole_checkpoints import with_whole_checkpoints
 
 
 class LanguageModelJob:
@@ -32,16 +34,20 @@ class LanguageModelJob:
         data = learnable(found.data)
         self.model, self.tokenizer = load_generator(recipe, data)
         self.settings = {**COMPLETION_DEFAULTS, **recipe.evaluation}
+        adapter = adapter_config(recipe)
+        check_adapter(self.model, adapter)
+        precision = TrainablePrecision(self.model)
         self.prompts = held_out_prompts(found.data["validation"], self.settings["given_words"])
-        self.trainer = SFTTrainer(
+        self.trainer = with_whole_checkpoints(SFTTrainer)(
             model=self.model,
             args=args,
             train_dataset=data["train"],
             eval_dataset=data["validation"],
             processing_class=self.tokenizer,
             callbacks=callbacks,
-            peft_config=adapter_config(recipe),
+            peft_config=adapter,
         )
+        precision.restore(self.model)
 
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Loss and perplexity on held-out text, and metrics of completions of its beginnings."""

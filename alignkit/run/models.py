@@ -6,6 +6,7 @@ from typing import Any
 from datasets import DatasetDict
 
 from alignkit.errors import ConfigError, ModelError
+from alignkit.models.adapters import holds_adapter, let_learn, require_bitsandbytes
 from alignkit.models.from_scratch import build_causal_lm
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.locating import resolve_model
@@ -46,12 +47,15 @@ def loading_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def reference_options(recipe: Recipe) -> dict[str, Any]:
-    """How to load the model of `model.reference`: as it says itself, its weights else as those of the model.
+    """How to load the model of `model.reference`: as it says itself, its weights else as those of the model, quantised
+    with them: with an adapter the reference of training is the quantised model, the adapter switched off.
 
     A revision, and trust in code that comes along, are given to one repository; they do not pass to another.
     """
     own = {key: value for key, value in recipe.model.get("reference", {}).items() if key != "name"}
-    return {**{key: recipe.model[key] for key in _WEIGHT_OPTIONS if key in recipe.model}, **own}
+    quantization = quantization_config(recipe)
+    quantised = {} if quantization is None else {"quantization_config": quantization}
+    return {**{key: recipe.model[key] for key in _WEIGHT_OPTIONS if key in recipe.model}, **quantised, **own}
 
 
 def load_generator(recipe: Recipe, data: DatasetDict) -> tuple[Any, Any]:
@@ -63,13 +67,16 @@ def load_generator(recipe: Recipe, data: DatasetDict) -> tuple[Any, Any]:
     if quantization is not None:
         options["quantization_config"] = quantization
     source = {key: options[key] for key in SOURCE_OPTIONS if key in options}
-    return load_causal_or_seq2seq(recipe.model["name"], **options), load_tokenizer(recipe.model["name"], **source)
+    model = load_causal_or_seq2seq(recipe.model["name"], **options)
+    let_learn(model)
+    return model, load_tokenizer(recipe.model["name"], **source)
 
 
 def quantization_config(recipe: Recipe) -> Any:
     """BitsAndBytesConfig, or None."""
     if recipe.quantization is None:
         return None
+    require_bitsandbytes("quantization")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(**recipe.quantization)
@@ -85,7 +92,13 @@ def adapter_config(recipe: Recipe) -> Any:
     task = "CAUSAL_LM"
     if "name" in recipe.model:
         source = {key: recipe.model[key] for key in SOURCE_OPTIONS if key in recipe.model}
-        config = AutoConfig.from_pretrained(resolve_model(recipe.model["name"]), **source)
+        folder = resolve_model(recipe.model["name"])
+        if holds_adapter(folder):
+            raise ConfigError(
+                f"adapter: {recipe.model['name']} is an adapter already and goes on learning; leave the new one out, "
+                "or fold the first into its base before (alignkit merge)"
+            )
+        config = AutoConfig.from_pretrained(folder, **source)
         task = "SEQ_2_SEQ_LM" if config.is_encoder_decoder else task
     return LoraConfig(**{"task_type": task, **recipe.adapter})
 

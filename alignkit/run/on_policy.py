@@ -6,6 +6,7 @@ from alignkit.compose import checked_rewards
 from alignkit.decoding.prompts import encode_prompts
 from alignkit.errors import ConfigError, DataError
 from alignkit.evaluation import evaluate_rows, real_text_rows
+from alignkit.models.adapters import check_adapter
 from alignkit.models.loading import load_causal_or_seq2seq
 from alignkit.models.locating import resolve_model
 from alignkit.models.reference import frozen_copy
@@ -16,6 +17,7 @@ from alignkit.run.models import adapter_config, load_generator, loading_options,
 from alignkit.text import excerpt
 from alignkit.trainers.evaluation import EvaluationMixin
 from alignkit.trainers.learned_callback import RewardStateCallback
+from alignkit.trainers.whole_checkpoints import with_whole_checkpoints
 
 # Metrics that say something about a text by itself, and so can be asked of the data's own continuations.
 _OF_TEXT = ("diversity", "repetition", "length")
@@ -132,12 +134,13 @@ def _trl_trainer(recipe: Recipe, args: Any, found: Ingredients, callbacks: list[
             raise DataError(f"{name} has no column 'prompt'; it has: {', '.join(part.column_names)}")
     model, tokenizer = load_generator(recipe, found.data)
     adapter = adapter_config(recipe)
+    check_adapter(model, adapter)
     # taken before TRL's constructor changes the model's forward
     reference = _named_reference(recipe)
     reference = frozen_copy(reference or model) if reference is not None or adapter is None else None
     if stateful_rewards(found.rewards):
         callbacks = [*callbacks, RewardStateCallback(found.rewards)]
-    trainer_class = with_held_out_evaluation(recipe.kind.trainer_class())
+    trainer_class = with_held_out_evaluation(with_whole_checkpoints(recipe.kind.trainer_class()))
     trainer = trainer_class(
         model=model,
         # TRL itself lets a reward's inf and equal names pass

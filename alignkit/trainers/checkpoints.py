@@ -3,21 +3,24 @@
 The critic, the KL controller, the rollout in use and the place in it, the order of the data, the rewards' state.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.utils import RepeatSampler
 
 from alignkit.errors import AlignkitError
+from alignkit.models.adapters import save_quantization
 from alignkit.models.value_head import HEAD_NAME, is_critics, restore_value_head, save_value_head, split_head
 from alignkit.trainers.learned_callback import RewardStateCallback
+from alignkit.trainers.whole_checkpoints import WholeCheckpointsMixin
 
 STATE_FILE = "alignkit_state.pt"
 ROLLOUT_FILE = "rollout_{rank}.pt"
+_TEXTS = ("prompt", "completion", "advantages")  # of the completions table, which samples are taken from
 
 
 class ResumableSampler(RepeatSampler):
@@ -41,7 +44,7 @@ class ResumableSampler(RepeatSampler):
         return super().__iter__()
 
 
-class CheckpointsMixin:
+class CheckpointsMixin(WholeCheckpointsMixin):
     """Saves the value head in a file of its own, beside a model folder that plain transformers loads without a word."""
 
     _buffered_inputs: Any  # the micro-batches of the rollout in use, None before the first
@@ -66,11 +69,14 @@ class CheckpointsMixin:
         model, adapted = _holder(self)
         if model is None:
             super()._save(output_dir, state_dict=state_dict)  # type: ignore[misc]
+            if self.args.should_save:
+                save_quantization(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
             return
         head, policy = split_head(model.state_dict() if state_dict is None or adapted else state_dict)
         super()._save(output_dir, state_dict=state_dict if adapted else policy)  # type: ignore[misc]
         if self.args.should_save:  # `Trainer` calls this on every process
             save_value_head(head, output_dir or self.args.output_dir)
+            save_quantization(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model=model)  # type: ignore[misc]
@@ -93,9 +99,8 @@ class CheckpointsMixin:
         missing = [key for key in load_result.missing_keys if not is_critics(key)]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))  # type: ignore[misc]
 
-    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+    def save_beside(self: Any, folder: Path) -> None:
+        """What a resumed run needs beside the host's files."""
         if self.args.should_save:
             torch.save({"kl_controller": self.kl_controller.state_dict(), "step": self._step}, folder / STATE_FILE)
         self.accelerator.wait_for_everyone()  # for the folder
@@ -105,6 +110,8 @@ class CheckpointsMixin:
             "used": self._since_sampling,
             "stop": self._stop_rollout,
             "metrics": {key: list(values) for key, values in self._metrics["train"].items()},
+            "texts": {key: list(self._logs[key]) for key in _TEXTS},
+            "scores": {name: list(scores) for name, scores in self._logs["rewards"].items()},
         }
         torch.save(rollout, folder / ROLLOUT_FILE.format(rank=self.accelerator.process_index))
 
@@ -132,12 +139,27 @@ class CheckpointsMixin:
         )
         if rollout["processes"] != self.accelerator.num_processes:
             # other shares of a rollout than these processes need: they begin with a new one
+            if rollout["processes"]:
+                warnings.warn(
+                    f"{checkpoint} was written by {rollout['processes']} processes and is continued by "
+                    f"{self.accelerator.num_processes}: the rollout in use is dropped, and batches have another size",
+                    stacklevel=2,
+                )
             self._buffered_inputs = None
             return
         self._buffered_inputs = send_to_device(rollout["micro_batches"], self.accelerator.device)
         self._since_sampling, self._stop_rollout = rollout["used"], rollout["stop"]
         for key, values in rollout["metrics"].items():
             self._metrics["train"][key] = values
+        for key, values in rollout["texts"].items():
+            self._logs[key].extend(values)
+        for name, values in rollout["scores"].items():
+            self._logs["rewards"][name].extend(values)
+
+    def _take_as_end(self: Any, checkpoint: str) -> Any:
+        taken = super()._take_as_end(checkpoint)
+        self._load_state(Path(checkpoint))
+        return taken
 
     def restore(self: Any, checkpoint: str) -> None:
         """Go back to a checkpoint in the middle of a run: weights, critic, optimiser, scheduler, KL coefficient and

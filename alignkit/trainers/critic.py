@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from alignkit.advantages import explained_variance
 from alignkit.models.value_head import HEAD_NAME, is_critics
@@ -44,9 +46,14 @@ class CriticMixin:
             return
         head = _unwrapped(self).value_head
         head = head.modules_to_save[head.active_adapters[0]] if hasattr(head, "modules_to_save") else head
-        if head.linear.bias.numel() != 1:
-            return  # sharded by DeepSpeed or FSDP: it starts at zero
-        if head.linear.weight.detach().abs().sum() or head.linear.bias.detach().abs().sum():
+        sharded = isinstance(self.model_wrapped, FSDPModule)
+        if self.is_deepspeed_enabled or (self.is_fsdp_enabled and not sharded):
+            return  # the optimiser's own copy of the weights would not hear of it: it starts at zero
+        if sharded:
+            for module in self.model_wrapped.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()  # what is written to the copy gathered for a forward is lost
+        if any(bool(_whole(weights).any()) for weights in (head.linear.weight, head.linear.bias)):
             return  # restored from a checkpoint
         level = self.global_mean(returns, mask)
         with torch.no_grad():
@@ -74,6 +81,11 @@ def keep_critic_at_home(engine: Any) -> None:
         return ((name, tensor) for name, tensor in everything() if not is_critics(name))
 
     engine._iter_named_params = policys
+
+
+def _whole(weights: torch.Tensor) -> torch.Tensor:
+    weights = weights.detach()
+    return weights.full_tensor() if isinstance(weights, DTensor) else weights
 
 
 def _unwrapped(trainer: Any) -> Any:

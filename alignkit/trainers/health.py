@@ -17,6 +17,7 @@ from alignkit.evaluation import finite
 from alignkit.metrics.diversity import distinct
 from alignkit.report import write_report
 from alignkit.text import completion_text
+from alignkit.whole_files import write_text
 
 ACTIONS = ("off", "warn", "stop", "rollback")
 _DUMPED_ROWS = 20
@@ -207,7 +208,7 @@ class HealthCallback(TrainerCallback):
                 "settings": args.to_dict(),
             }
             path = self.folder / "health_dump.json"
-            path.write_text(json.dumps(finite(dump), indent=2, default=str) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(finite(dump), indent=2, default=str) + "\n")
             where = f" The last figures are in {path}."
             if (self.folder / "metrics.jsonl").is_file():
                 where += f" The report is {write_report(self.folder)}."
@@ -223,7 +224,7 @@ class HealthCallback(TrainerCallback):
         if not state.is_world_process_zero or self.folder is None or content == self._written:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "health.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(self.folder / "health.json", json.dumps(content, indent=2) + "\n")
         self._written = content
 
     def _sampled_diversity(self, row: Mapping[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignkit.errors import AlignkitError
 from alignkit.reward import LearnedReward, stateful_rewards, walk_rewards
+from alignkit.trainers.checkpoint_files import RECORD
 
 FOLDER = "rewards"
 
@@ -93,8 +94,10 @@ class RewardStateCallback(TrainerCallback):
             state.log_history[-1].update(self.last)  # written before callbacks are asked
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        # a recorded checkpoint is whole: the trainer saved the rewards in it before it got its name
+        if state.is_world_process_zero and not (checkpoint / RECORD).is_file():
+            self.save(checkpoint)
 
     def save(self, checkpoint: Path) -> None:
         """Write each reward's state to `checkpoint/rewards/<key>.pt`."""

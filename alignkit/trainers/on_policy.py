@@ -18,12 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
-from alignkit.advantages import KLController, kl_estimate, masked_mean, masked_sum, moments, token_rewards, whiten
+from alignkit.advantages import KLController, kl_estimate, masked_sum, moments, token_rewards, whiten
 from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left, pad_right
 from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder
 from alignkit.errors import ConfigError
 from alignkit.held_out import generation_config_for
 from alignkit.losses import approximate_kl
+from alignkit.models.faster import keep_freed_memory
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import Scores, score_completions
 from alignkit.reward import learned_rewards, stateful_rewards, unique_names
@@ -96,7 +97,9 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
             peft_config=with_saved_heads(policy.model, peft_config),
         )
         args.model_init_kwargs = model_init_kwargs
-        policy.restore_head_precision()
+        if self.accelerator.device.type == "cpu":
+            keep_freed_memory()
+        policy.restore_precision()
         self.reward_func_names = unique_names(rewards)
         self.metrics = dict(metrics or {})
         self.decoder = decoder or SamplingDecoder(with_values=self.uses_values and not policy.separate_critic)
@@ -150,10 +153,11 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         with self.phase("reference"), torch.no_grad(), self.accelerator.autocast():
             made = rollout.made
             batch = (made.prompt_ids, made.prompt_mask, made.completion_ids, made.completion_mask)
-            if made.log_probs is None or (self.uses_values and made.values is None):
+            if made.log_probs is None:
                 seen = self._scored(self.model_wrapped, batch, "full" if self.uses_values else "none")
-                made.log_probs = seen["log_probs"] if made.log_probs is None else made.log_probs
-                made.values = seen["values"]
+                made.log_probs, made.values = seen["log_probs"], seen["values"]
+            elif self.uses_values and made.values is None:
+                made.values = self._scored(self.model_wrapped, batch, "only")["values"]
             with reference_of(self.model_wrapped, self.ref_model) as reference:
                 rollout.ref_log_probs = self._scored(reference, batch, "none")["log_probs"]
         return rollout
@@ -212,18 +216,23 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
     def _pad_id(self) -> int:
         return self.processing_class.pad_token_id
 
-    def _scored(self, model: Any, batch: tuple[torch.Tensor, ...], values: str) -> Scores:
+    def _scored(self, model: Any, batch: tuple[torch.Tensor, ...], values: str) -> dict[str, Any]:
         """`score_completions` a micro-batch at a time, without gradient."""
         size = self.args.per_device_train_batch_size
-        parts = [
-            score_completions(
-                model, *(t[start : start + size] for t in batch), temperature=self.temperature, values=values
+        parts: list[dict[str, Any]] = [
+            score_completions(  # type: ignore[misc]
+                model,
+                *(t[start : start + size] for t in batch),
+                temperature=self.temperature,
+                values=values,
+                entropy=False,
             )
             for start in range(0, len(batch[0]), size)
         ]
-        merged = {key: torch.cat([part[key] for part in parts]) for key in ("log_probs", "entropy")}
-        seen = None if values == "none" else torch.cat([part["values"] for part in parts])
-        return {**merged, "values": seen}  # type: ignore[typeddict-item]
+        return {
+            key: torch.cat([part[key] for part in parts]) if parts[0].get(key) is not None else None
+            for key in ("log_probs", "entropy", "values")
+        }
 
     def penalty(self, rollout: Rollout) -> torch.Tensor:
         """(B, T) per-token KL that is taken off the reward, by the estimator of the config."""
@@ -256,8 +265,7 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
 
     def extra_loss(self, extra: Scores, batch: Batch) -> torch.Tensor:
         """Mean negative log-likelihood of the extra text's tokens, as its share of the optimiser step."""
-        mask = batch["extra_completion_mask"]
-        return -masked_mean(extra["log_probs"], mask) / self.args.gradient_accumulation_steps
+        return -masked_sum(extra["log_probs"], batch["extra_completion_mask"]) / batch["extra_token_share"]
 
     # ---- how Trainer calls the steps --------------------------------------------------------------------------------
 

@@ -1,25 +1,38 @@
 """What an on-policy trainer checks and builds before TRL's constructor runs: cheap checks first, the model last."""
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.errors import ConfigError, DataError
+from alignkit.models.adapters import (
+    TrainablePrecision,
+    check_adapter,
+    keep_trainable,
+    let_learn,
+    require_bitsandbytes,
+    saved_shapes,
+)
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
+from alignkit.models.locating import resolve_model
 from alignkit.models.module_reward import ModuleReward
 from alignkit.models.reference import frozen_copy
 from alignkit.models.scoring import add_scoring
-from alignkit.models.value_head import HEAD_NAME, attach_value_head
+from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME, attach_value_head
 from alignkit.registry import load_reward
 from alignkit.reward import check_columns, granularity, unique_names
 from alignkit.trainers.on_policy_config import OnPolicyConfig
+from alignkit.whole_files import check_writable
+
+logger = logging.getLogger("alignkit.models")
 
 if TYPE_CHECKING:
     from alignkit.trainers.on_policy import OnPolicyTrainer
@@ -41,6 +54,8 @@ def check_inputs(
     name = type(trainer).__name__
     if not isinstance(args, trainer.config_class):
         raise ConfigError(f"{name} takes a {trainer.config_class.__name__}, got {type(args).__name__}")
+    if args.should_save:
+        check_writable(args.output_dir)
     given = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
     if not given or given[0] is None:
         raise ConfigError(f"{name} needs reward_funcs: a reward, or a list of rewards")
@@ -114,12 +129,11 @@ class Policy:
     processing_class: PreTrainedTokenizerBase
     reference: PreTrainedModel | None
     separate_critic: bool
+    precision: TrainablePrecision
 
-    def restore_head_precision(self) -> None:
-        """TRL casts the trainable weights of a quantised model to bf16; a critic regresses, so its head stays fp32."""
-        for name, parameter in self.model.named_parameters():
-            if f"{HEAD_NAME}." in name and parameter.is_floating_point():
-                parameter.data = parameter.data.float()
+    def restore_precision(self) -> None:
+        """Undo TRL's rounding of what trains beside quantised weights."""
+        self.precision.restore(self.model)
 
 
 def prepare_policy(
@@ -132,6 +146,10 @@ def prepare_policy(
     ref_model: PreTrainedModel | None,
 ) -> Policy:
     """Load the model if it is named, copy its reference, and add scoring and value head."""
+    separate = bool(getattr(args, "separate_critic", False)) and trainer.uses_values
+    settings: dict[str, Any] = {}
+    if "8bit" in str(args.optim).lower():
+        require_bitsandbytes(f"optim={getattr(args.optim, 'value', args.optim)}")
     source = model if isinstance(model, str) else None
     loading = {"quantization_config": quantization_config, "model_init_kwargs": args.model_init_kwargs}
     given = [name for name, value in loading.items() if value]
@@ -142,17 +160,20 @@ def prepare_policy(
         )
     trusted: dict[str, Any] = {}
     if isinstance(model, str):
-        settings = dict(args.model_init_kwargs or {})
-        settings.setdefault("dtype", torch.float32)
+        settings.update(args.model_init_kwargs or {})
         settings.setdefault("trust_remote_code", args.trust_remote_code)
         if quantization_config is not None:
             settings["quantization_config"] = quantization_config
         if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
             settings["device_map"] = None
         trusted = {key: settings[key] for key in ("revision", "trust_remote_code") if key in settings}
+        saved = saved_shapes(resolve_model(model)) if trainer.uses_values else {}
+        if f"{HEAD_NAME}.linear.weight" in saved:
+            # the adapter saved the critic too: it must be there before the adapter is loaded
+            _check_critic(model, saved, separate)
+            settings["before_adapter"] = partial(attach_value_head, separate_critic=separate)
         model = load_causal_or_seq2seq(model, **settings)
-        if isinstance(model, PeftModel):
-            model.set_requires_grad(model.active_adapters)  # it is loaded to be read; here it goes on learning
+    let_learn(model)
     processing_class = processing_class or load_tokenizer(source or model.name_or_path, **trusted)
     if processing_class.padding_side != "left":
         raise ConfigError(
@@ -160,7 +181,8 @@ def prepare_policy(
         )
     if processing_class.pad_token is None:
         processing_class.pad_token = processing_class.eos_token
-    _keep_trainable(model)
+    check_adapter(model, peft_config)
+    keep_trainable(model)
     has_adapter = isinstance(model, PeftModel)
     base = model.get_base_model() if has_adapter else model
     if ref_model is not None:
@@ -168,28 +190,36 @@ def prepare_policy(
     elif peft_config is not None:
         reference = None  # the base model, adapter switched off
     elif has_adapter:
-        reference = copy.deepcopy(model).merge_and_unload()  # the adapter as it was when training began
-        reference = frozen_copy(reference)
+        # the adapter as it was when training began
+        sharded = args.distributed_state.distributed_type in ("FSDP", "DEEPSPEED")
+        reference = frozen_copy(model, share_frozen=not sharded)
     else:
         reference = frozen_copy(base)
-    separate = bool(getattr(args, "separate_critic", False)) and trainer.uses_values
-    if trainer.uses_values:
+    if trainer.uses_values and "before_adapter" not in settings:
+        if source is not None and has_adapter:
+            _say_fresh_critic(source)
         attach_value_head(base, separate_critic=separate, source=source)
         if has_adapter:
             base.value_head.requires_grad_(True)
     add_scoring(base)
-    return Policy(model, processing_class, reference, separate)
+    return Policy(model, processing_class, reference, separate, TrainablePrecision(model))
 
 
-def _keep_trainable(model: PreTrainedModel) -> None:
-    """Forbid bitsandbytes to repack 4-bit weights for inference on a CPU.
+def _check_critic(source: str, saved: dict[str, tuple[int, ...]], separate: bool) -> None:
+    of_its_own = any(name.startswith(f"{CRITIC_NAME}.") for name in saved)
+    if of_its_own != separate:
+        raise ConfigError(
+            f"the critic saved in {source} has {'a trunk of its own' if of_its_own else 'the trunk of its policy'}; "
+            f"train on with separate_critic={of_its_own}, or merge the adapter (alignkit merge) and begin a new critic"
+        )
 
-    It does so for good in the first forward outside training (sampling is one), and what it packs has no backward: the
-    adapters would stay where they are without a word.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+
+def _say_fresh_critic(source: str) -> None:
+    logger.warning(
+        "%s holds no value head: its adapter goes on learning with a critic that starts from nothing. "
+        "value_warmup_steps lets the critic learn before the policy moves",
+        source,
+    )
 
 
 def with_saved_heads(model: Any, peft_config: Any) -> Any:

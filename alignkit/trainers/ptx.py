@@ -24,12 +24,18 @@ class PtxText:
         seed: of the order.
         pad_token_id: for padding.
         accelerator: tells device and rank.
+        accumulation: micro-steps of one optimiser step.
     """
 
     rows: list[tuple[list[int], list[int]]]
     seed: int
     pad_token_id: int
     accelerator: Accelerator
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        self._counted = (-1, 0, 0)  # optimiser step, rows of a micro-batch, tokens of all
+        self._epoch, self._order = -1, list[int]()
 
     @classmethod
     def from_settings(
@@ -56,27 +62,41 @@ class PtxText:
         rows = [(prompt, completion) for prompt, completion in rows if prompt and completion]
         if not rows:
             raise DataError(f"ptx_dataset's column {args.ptx_column!r} has no text of two tokens or more")
-        return cls(rows, args.seed, tokenizer.pad_token_id, accelerator)
+        return cls(rows, args.seed, tokenizer.pad_token_id, accelerator, args.gradient_accumulation_steps)
 
     def next(self, count: int, step: int) -> Batch:
-        """`count` rows for micro-step `step`, as `extra_*` tensors."""
+        """`count` rows for micro-step `step`, as `extra_*` tensors.
+
+        Which texts an optimiser step takes does not depend on how many processes share its rows. `extra_token_share` is
+        the number of their tokens, divided by the number of processes, as in `alignkit.trainers.rollout.split`.
+        """
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         first = (step * processes + rank) * count
         chosen = [self.rows[self._place(first + i)] for i in range(count)]
         device: Any = self.accelerator.device
         prompt_ids, prompt_mask = pad_left([prompt for prompt, _ in chosen], self.pad_token_id, device)
         ids, mask = pad_right([completion for _, completion in chosen], self.pad_token_id, device)
+        share = self._tokens(step // self.accumulation, count) / processes
         return {
             "extra_prompt_ids": prompt_ids,
             "extra_prompt_mask": prompt_mask,
             "extra_completion_ids": ids,
             "extra_completion_mask": mask,
+            "extra_token_share": torch.tensor(share, device=device),
         }
+
+    def _tokens(self, optimiser_step: int, count: int) -> int:
+        """Tokens of all texts, of all processes, that one optimiser step takes `count` at a time."""
+        if self._counted[:2] != (optimiser_step, count):
+            together = self.accumulation * self.accelerator.num_processes * count
+            places = [self._place(optimiser_step * together + i) for i in range(together)]
+            self._counted = (optimiser_step, count, sum(len(self.rows[place][1]) for place in places))
+        return self._counted[2]
 
     def _place(self, index: int) -> int:
         """Row of the `index`-th draw: a fresh permutation for every pass through the data."""
         epoch, place = divmod(index, len(self.rows))
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             generator = torch.Generator().manual_seed(self.seed + epoch)
             self._order = torch.randperm(len(self.rows), generator=generator).tolist()
             self._epoch = epoch

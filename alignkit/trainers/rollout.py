@@ -63,9 +63,13 @@ def split(
 ) -> list[Batch]:
     """Shuffle a rollout's rows and cut them into equal micro-batches, each trimmed to its own longest row.
 
+    Within an optimiser step rows are sorted by length, so that short ones meet short ones and less padding is computed:
+    which of its micro-batches a row is in does not change the step.
+
     Every micro-batch carries `token_share`: the number of learnable tokens, over all processes, of the optimiser step
     it belongs to, divided by the number of processes. A loss summed over tokens and divided by it is then an exact mean
-    over the whole optimiser step, however its tokens are spread (DDP averages gradients over processes).
+    over the whole optimiser step, however its tokens are spread (DDP averages gradients over processes). Where there is
+    an extra text, `extra_token_share` is the same for its tokens.
 
     Args:
         batch: tensors with B rows; `learn_mask` (B, T), `prompt_mask` and `completion_mask` among them.
@@ -76,12 +80,18 @@ def split(
     """
     rows = len(batch["learn_mask"])
     order = torch.randperm(rows, generator=generator).to(batch["learn_mask"].device)
-    micro = [{key: value[chosen] for key, value in batch.items()} for chosen in order.chunk(micro_batches)]
-    counts = torch.stack([part["learn_mask"].sum() for part in micro]).float()
-    counts = accelerator.reduce(counts, reduction="sum").view(-1, accumulation).sum(1)
-    shares = (counts / accelerator.num_processes).clamp(min=1).repeat_interleave(accumulation)
-    for part, share in zip(micro, shares, strict=True):
-        part["token_share"] = share
+    lengths = batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)
+    steps = [chosen[lengths[chosen].argsort(stable=True)] for chosen in order.chunk(micro_batches // accumulation)]
+    places = [place for chosen in steps for place in chosen.chunk(accumulation)]
+    micro = [{key: value[chosen] for key, value in batch.items()} for chosen in places]
+    masks = {"token_share": "learn_mask", "extra_token_share": "extra_completion_mask"}
+    for name, mask in masks.items():
+        if mask in batch:
+            counts = torch.stack([part[mask].sum() for part in micro]).float()
+            counts = accelerator.reduce(counts, reduction="sum").view(-1, accumulation).sum(1)
+            shares = (counts.clamp(min=1) / accelerator.num_processes).repeat_interleave(accumulation)
+            for part, share in zip(micro, shares, strict=True):
+                part[name] = share
     return [trim(part) for part in micro]
 
 

@@ -1,0 +1,91 @@
+"""What a resumed run keeps, and what it refuses to go on from."""
+
+import shutil
+
+import pytest
+from test_run import lines_of, tiny_recipe
+
+from alignkit.cli import main
+from alignkit.errors import AlignkitError
+from alignkit.run import run_recipe
+
+SAVING = ["training.save_strategy=steps", "training.save_steps=3", "training.max_steps=8"]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_quickstart, tmp_path_factory):
+    """Two rollouts of four steps, saved within the first and within the second."""
+    folder = tmp_path_factory.mktemp("whole")
+    return run_recipe(
+        tiny_recipe("ppo", tiny_quickstart, folder, *SAVING, "training.num_iterations=4", "training.logging_steps=2")
+    )
+
+
+def samples(folder):
+    return [(row["phase"], row["step"], row["prompt"], row["completion"]) for row in lines_of(folder / "samples.jsonl")]
+
+
+def test_each_rollout_is_shown_once(whole):
+    assert [step for phase, step, *_ in samples(whole) if phase == "train"] == [1, 1, 6, 6]  # steps 1 to 4, 5 to 8
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_samples_within_a_rollout_are_those_of_the_unbroken_run(step, whole, tiny_quickstart, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(whole, broken)
+    for later in broken.glob("checkpoint-*"):
+        if int(later.name.rpartition("-")[2]) > step:
+            shutil.rmtree(later)
+    (broken / "results.json").unlink()
+    run_recipe(
+        tiny_recipe("ppo", tiny_quickstart, broken, *SAVING, "training.num_iterations=4", "training.logging_steps=2"),
+        resume=True,
+    )
+    assert samples(broken) == samples(whole)
+
+
+def unfinished(whole, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(whole, broken)
+    (broken / "results.json").unlink()
+    return broken
+
+
+def test_another_adapter_is_named_before_anything_is_loaded(whole, tiny_quickstart, tmp_path):
+    broken = unfinished(whole, tmp_path)
+    before = (broken / "recipe.yaml").read_text()
+    with pytest.raises(AlignkitError, match=r"begun with another adapter \(adapter: None, now: .*'r': 2"):
+        run_recipe(tiny_recipe("ppo", tiny_quickstart, broken, *SAVING, "adapter.r=2"), resume=True)
+    assert (broken / "recipe.yaml").read_text() == before
+
+
+def test_fewer_steps_than_are_done_are_refused(whole, tiny_quickstart, tmp_path):
+    broken = unfinished(whole, tmp_path)
+    with pytest.raises(AlignkitError, match=r"has 8 steps behind it already \(checkpoint-8\), more than .*max_steps=4"):
+        run_recipe(tiny_recipe("ppo", tiny_quickstart, broken, *SAVING, "training.max_steps=4"), resume=True)
+
+
+def test_overrides_may_come_behind_options(whole, tmp_path, capsys):
+    recipe = str(whole / "recipe.yaml")
+    assert main(["train", recipe, "--overwrite", "training.max_stepz=1", "--dry-run"]) == 2
+    assert "did you mean 'max_steps'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", recipe, "--overwrite", "nonsense"])
+    assert "unrecognized arguments: nonsense" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["env", "a=1"])
+
+
+def test_a_dry_run_sees_a_folder_that_cannot_be_written(whole, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    recipe = str(whole / "recipe.yaml")
+    assert main(["train", recipe, f"training.output_dir={tmp_path}/file/below", "--dry-run"]) == 2
+    assert "nothing can be written to" in capsys.readouterr().err
+
+
+def test_merging_what_is_not_there_says_so(tmp_path, capsys):
+    assert main(["merge", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "none" in said and "whole model already" not in said
+    assert main(["merge", "no-such-model", str(tmp_path / "out")]) == 2
+    assert "there is no folder 'no-such-model'" in capsys.readouterr().err
