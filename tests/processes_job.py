@@ -111,6 +111,7 @@ def trainer_of(case: str, folder: Path, decoder: Any = None, **changes: Any) -> 
         max_steps=8, learning_rate=1e-3, logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
         save_strategy="no", shuffle_dataset=False, max_completion_length=10, lr_scheduler_type="constant",
         max_grad_norm=0.5, kl_coef=0.2, kl_target=0.01, kl_horizon=100,
+        adam_epsilon=1e-5,  # where a gradient is all but zero, Adam would make a step of its rounding
     )  # fmt: skip
     columns = {"prompt": PROMPTS}
     if case == "hybrid":

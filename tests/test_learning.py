@@ -31,8 +31,9 @@ def reach(trainer_class, config_class, folder, seed: int, learning_rate: float, 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ppo_reaches_nine_tenths_of_what_is_attainable(seed, tmp_path):
-    # without a little entropy one run in ten settles on a word that is not "good" in one place, and stays there
-    assert reach(PPOTrainer, PPOConfig, tmp_path, seed, 1e-3, max_steps=240, entropy_coef=0.01) > 0.9
+    # with four passes over so few words, or without entropy, one run in ten settles on a wrong word in one place
+    settings = {"max_steps": 240, "entropy_coef": 0.01, "num_iterations": 2}
+    assert reach(PPOTrainer, PPOConfig, tmp_path, seed, 1e-3, **settings) > 0.9
 
 
 @pytest.mark.parametrize("seed", range(5))
