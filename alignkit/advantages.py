@@ -191,22 +191,20 @@ def leave_one_out(scores: torch.Tensor, group_size: int) -> torch.Tensor:
     return torch.where(others > 0, mean, grouped).view_as(scores)
 
 
-def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`1 - Var(returns - values) / Var(returns)` over the mask: 1 is a perfect critic, 0 a constant one.
+def explained_variance(returns: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
+    """`1 - Var(returns - values) / Var(returns)`: 1 is a perfect critic, 0 a constant one.
 
     Args:
-        values: (B, T) from the critic.
-        returns: (B, T) what it should have said.
-        mask: (B, T).
+        returns: (3,) `moments` of what the critic should have said, summed over all processes.
+        errors: (3,) `moments` of returns less the critic's values, over the same positions.
 
     Returns:
-        a scalar; 0 where fewer than two positions are kept.
+        a scalar; 0 for fewer than two positions.
     """
-    keep = mask.bool()
-    if keep.sum() < 2:
-        return torch.zeros((), device=values.device)
-    variance = returns[keep].var()
-    return 1 - (returns[keep] - values[keep]).var() / variance.clamp(min=1e-8)
+    if returns[0] < 2:
+        return torch.zeros_like(returns[0])
+    spread, left = (sums[2] - sums[1] ** 2 / sums[0] for sums in (returns, errors))
+    return 1 - left / spread.clamp(min=1e-8 * (returns[0] - 1))
 
 
 @dataclass

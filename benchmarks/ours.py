@@ -6,19 +6,21 @@ from clock import Clock
 from job import GENERATIONS, KL_COEF, Job, even_share, model, prompts, tokenizer, trainer_settings
 from phases import Phases
 
-NAMES = ("alignkit-ppo", "alignkit-ppo-separate-critic", "alignkit-reinforce")
+NAMES = ("alignkit-ppo", "alignkit-ppo-groups", "alignkit-ppo-separate-critic", "alignkit-reinforce")
 
 
 def build(name: str, job: Job, folder: str, clock: Clock) -> Any:
-    """PPO on a shared trunk or with a critic of its own, or REINFORCE with the leave-one-out baseline."""
+    """PPO, with one or several answers to a prompt, on a shared trunk or with a critic of its own; or REINFORCE with the
+    leave-one-out baseline."""
     from alignkit import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
 
     settings = {**trainer_settings(job, folder), "kl_coef": KL_COEF}
     if name == "alignkit-reinforce":
         trainer, args = ReinforceTrainer, ReinforceConfig(**settings, num_generations=GENERATIONS)
     else:
+        answers = GENERATIONS if name == "alignkit-ppo-groups" else 1
         separate = name == "alignkit-ppo-separate-critic"
-        trainer, args = PPOTrainer, PPOConfig(**settings, num_generations=1, separate_critic=separate)
+        trainer, args = PPOTrainer, PPOConfig(**settings, num_generations=answers, separate_critic=separate)
     return trainer(model(job), even_share, args, prompts(job), processing_class=tokenizer(job), callbacks=[clock])
 
 

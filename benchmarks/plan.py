@@ -6,6 +6,7 @@ from typing import Any
 
 LABELS = {
     "alignkit-ppo": "alignkit PPO, shared trunk",
+    "alignkit-ppo-groups": "alignkit PPO, four answers a prompt",
     "alignkit-ppo-separate-critic": "alignkit PPO, separate critic",
     "alignkit-reinforce": "alignkit REINFORCE, leave-one-out",
     "trl112-ppo": "TRL 1.12 PPO",
@@ -14,7 +15,7 @@ LABELS = {
     "floor": "floor: products alone",
 }
 ENVIRONMENTS = {"trl112-ppo": "trl112", "trl116-rloo": "trl116"} | dict.fromkeys(
-    ("alignkit-ppo", "alignkit-ppo-separate-critic", "alignkit-reinforce", "limit"), "alignkit"
+    ("alignkit-ppo", "alignkit-ppo-groups", "alignkit-ppo-separate-critic", "alignkit-reinforce", "limit"), "alignkit"
 )  # the floor runs in the project's own
 PARTS = ("floor", "rounds", "phases", "growth")
 # size -> (contestant, K, precision)
@@ -29,10 +30,12 @@ CONTESTANTS = {
         ("limit", 4, "bf16"),
         ("alignkit-ppo", 1, "fp32"),
         ("trl116-rloo", 1, "fp32"),
+        ("alignkit-ppo-groups", 1, "fp32"),
         ("alignkit-reinforce", 1, "fp32"),
         ("limit", 1, "fp32"),
         ("alignkit-ppo", 1, "bf16"),
         ("trl116-rloo", 1, "bf16"),
+        ("alignkit-ppo-groups", 1, "bf16"),
         ("alignkit-reinforce", 1, "bf16"),
         ("trl116-rloo", 4, "fp32"),
     ],

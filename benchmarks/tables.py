@@ -48,6 +48,8 @@ TARGETS = [
     _target("alignkit-ppo-separate-critic", "trl112-ppo", 4, "fp32", 1.5),
     _target("alignkit-ppo", "trl116-rloo", 1, "fp32", 2.5),
     _target("alignkit-ppo", "trl116-rloo", 1, "bf16", 2.5),
+    _target("alignkit-ppo-groups", "trl116-rloo", 1, "fp32", 2.5),
+    _target("alignkit-ppo-groups", "trl116-rloo", 1, "bf16", 2.5),
     _target("alignkit-reinforce", "trl116-rloo", 1, "fp32", 2.5),
     _target("alignkit-reinforce", "trl116-rloo", 1, "bf16", 2.5),
     _target("alignkit-ppo", "trl116-rloo", 4, "fp32", None),

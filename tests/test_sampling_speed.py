@@ -171,10 +171,17 @@ def test_a_users_own_word_to_malloc_is_respected(monkeypatch):
     keep_freed_memory.cache_clear()
 
 
-def rollout_of(lengths: list[int], width: int = 12) -> dict[str, torch.Tensor]:
+def rollout_of(lengths: list[int], prompts: list[int] | None = None, width: int = 12) -> dict[str, torch.Tensor]:
     mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
     one = torch.ones(len(lengths), 3, dtype=torch.long)
-    return {"row": torch.arange(len(lengths)), "prompt_mask": one, "completion_mask": mask, "learn_mask": mask}
+    rows = torch.arange(len(lengths))
+    return {
+        "row": rows,
+        "prompt_ids": (rows if prompts is None else torch.tensor(prompts))[:, None].expand(-1, 3),
+        "prompt_mask": one,
+        "completion_mask": mask,
+        "learn_mask": mask,
+    }
 
 
 def test_rows_of_like_length_share_a_micro_batch_of_the_step_they_were_drawn_for():
@@ -188,6 +195,14 @@ def test_rows_of_like_length_share_a_micro_batch_of_the_step_they_were_drawn_for
         assert first["completion_mask"].sum(1).max() <= second["completion_mask"].sum(1).min()
         tokens = batch["learn_mask"][drawn[step]].sum()
         assert first["token_share"] == second["token_share"] == tokens
+
+
+def test_completions_of_one_prompt_stay_together():
+    lengths, prompts = [3, 9, 1, 5, 8, 2, 7, 4], [0, 1, 2, 3, 0, 1, 2, 3]
+    micro = split(rollout_of(lengths, prompts), 2, 2, Accelerator(cpu=True), torch.Generator().manual_seed(3))
+    in_order = [part["prompt_ids"][:, 0].tolist() for part in micro]
+    assert in_order == [[3, 3, 2, 2], [0, 0, 1, 1]]  # the longest of each: 5, 7, 8, 9
+    assert [part["row"].tolist() for part in micro] == [[7, 3, 2, 6], [0, 4, 5, 1]]
 
 
 def test_without_accumulation_the_order_is_the_drawn_one():

@@ -1,10 +1,11 @@
 """A key-value cache with room to grow, for sampling token by token, filled once for prompts that are the same."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
+
+from alignkit.models.shared_prompts import SharedPrompts, equal_rows
 
 _LEAST_ROOM = 256
 # What a forward is given for each row. Anything else that holds tensors may mean something that rows cannot share.
@@ -74,19 +75,6 @@ def make_roomy(cache: Any, limit: int) -> None:
         ]
 
 
-@dataclass
-class SharedPrompts:
-    """Which rows of a batch of B are the same prompt.
-
-    Attributes:
-        first: (U,) the first row of each group of equal rows that follow one another.
-        copies: (B,) the group of each row.
-    """
-
-    first: torch.Tensor
-    copies: torch.Tensor
-
-
 def shared_prompts(inputs: dict[str, Any]) -> SharedPrompts | None:
     """How the first forward can read each of several equal prompts once; None where there are none, or where what the
     model keeps of a prompt is more than keys and values that can be copied.
@@ -101,7 +89,4 @@ def shared_prompts(inputs: dict[str, Any]) -> SharedPrompts | None:
     by_row = [inputs[key] for key in BY_ROW if inputs.get(key) is not None]
     if ids is None or mask is None or any(value.dim() != 2 or len(value) != len(ids) for value in by_row):
         return None
-    new = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-    new[1:] = ((ids[1:] != ids[:-1]) | (mask[1:] != mask[:-1])).any(1)
-    first = new.nonzero().squeeze(-1)
-    return None if len(first) == len(ids) else SharedPrompts(first, new.long().cumsum(0) - 1)
+    return equal_rows(ids, mask)

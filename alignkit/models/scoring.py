@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from alignkit.models.faster import attention_for, fuse_activations
 from alignkit.models.head import chunked_log_probs, log_probs_from_logits
+from alignkit.models.shared_prompts import predicting_states
 
 HEAD_NAME = "value_head"
 CRITIC_NAME = "critic"
@@ -71,6 +72,7 @@ def add_scoring(model: PreTrainedModel) -> None:
     fuse_activations(model)
     model._alignkit_scoring = True
     model._alignkit_plain_head = _head_is_plain(model, original)
+    model._alignkit_prompts_once = model._alignkit_plain_head and _prompts_can_be_read_once(model)
     model.forward = MethodType(forward, model)
 
 
@@ -81,7 +83,7 @@ def untaught_copy(model: PreTrainedModel, shared: Iterable[torch.Tensor] = ()) -
     a model that already served a trainer would go on computing with the original's weights.
     """
     copied = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
-    for name in ("forward", "_original_forward", "_alignkit_scoring", "_alignkit_plain_head"):
+    for name in ("forward", "_original_forward", "_alignkit_scoring", "_alignkit_plain_head", "_alignkit_prompts_once"):
         _without_adapter(copied).__dict__.pop(name, None)
     return copied
 
@@ -154,9 +156,7 @@ def _score(
     inverse = inverse_temperature[:, None].expand_as(completion_ids).flatten()[kept]
     head = model.get_output_embeddings()
     if model._alignkit_plain_head and isinstance(head, nn.Linear):  # PEFT may have wrapped it since it was tried
-        with attention_for(model, inputs["input_ids"].shape[1]):
-            hidden = _backbone(model)(**inputs, use_cache=False).last_hidden_state
-        hidden = _predicting_states(model, hidden, keep)
+        hidden = _states(model, inputs, input_ids.shape[1], keep)
         log_probs, entropies = chunked_log_probs(at_kept(hidden), head, labels, inverse, entropy)
     else:
         outputs = original(**inputs, output_hidden_states=True, use_cache=False)
@@ -170,6 +170,16 @@ def _score(
         state_values = spread(getattr(model, HEAD_NAME)(at_kept(states)))
     seen = spread(entropies) if entropy and entropies is not None else None
     return {"log_probs": spread(log_probs), "entropy": seen, "values": state_values}
+
+
+def _states(model: PreTrainedModel, inputs: dict[str, torch.Tensor], prompt_length: int, keep: int) -> torch.Tensor:
+    backbone = _backbone(model)
+    with attention_for(model, inputs["input_ids"].shape[1]):
+        if model._alignkit_prompts_once:
+            hidden = predicting_states(model, backbone, inputs, prompt_length)
+            if hidden is not None:
+                return hidden
+        return _predicting_states(model, backbone(**inputs, use_cache=False).last_hidden_state, keep)
 
 
 def _critic_states(model: PreTrainedModel, inputs: dict[str, torch.Tensor], keep: int) -> torch.Tensor:
@@ -252,6 +262,25 @@ def _head_is_plain(model: PreTrainedModel, original: Any) -> bool:
     states = backbone(**inputs).last_hidden_state
     model.train(was_training)
     return bool(seen) and _alike(logits, seen["logits"]) and _alike(seen["states"], states)
+
+
+@torch.no_grad()
+def _prompts_can_be_read_once(model: PreTrainedModel) -> bool:
+    """Whether a prompt's keys and values can stand for it: found out by trying, on a prompt with two completions."""
+    was_training = model.training
+    model.eval()
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = (torch.tensor([[0, 3, 5, 7, 11], [0, 3, 5, 13, 17]], device=model.device)) % vocabulary
+    mask = torch.ones_like(ids)
+    mask[:, 0] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if accepts_position_ids(model):
+        inputs["position_ids"] = position_ids_of(mask)
+    backbone: Any = _backbone(model)
+    once = predicting_states(model, backbone, inputs, 3)
+    whole = None if once is None else backbone(**inputs, use_cache=False).last_hidden_state[:, -3:]
+    model.train(was_training)
+    return once is not None and whole is not None and _alike(once, whole)
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:

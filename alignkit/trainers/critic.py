@@ -7,7 +7,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from alignkit.advantages import explained_variance
+from alignkit.advantages import explained_variance, moments
 from alignkit.models.value_head import HEAD_NAME, is_critics
 from alignkit.trainers.rollout import Batch, Rollout
 
@@ -61,12 +61,16 @@ class CriticMixin:
         rollout.made.values = rollout.made.values + level * rollout.made.completion_mask
 
     def watch_values(self: Any, values: torch.Tensor, batch: Batch, value_loss: torch.Tensor) -> None:
-        """Log the critic: its loss, its mean, and how much of the returns' variance it explained while sampling."""
+        """Log the critic: its loss and its mean."""
         mask, log = batch["learn_mask"], self._metrics["train"]
         log["value_loss"].append(self.global_mean(value_loss, mask))
         log["value/mean"].append(self.global_mean(values, mask))
-        explained = explained_variance(batch["old_values"], batch["returns"], mask)
-        log["value/explained_variance"].append(self.accelerator.gather(explained).mean().item())
+
+    def watch_rollout(self: Any, batch: Batch) -> None:
+        """Log how much of the returns' variance the critic explained while sampling, over all processes."""
+        values, returns, mask = batch["old_values"], batch["returns"], batch["learn_mask"]
+        seen = [self.accelerator.reduce(moments(some, mask)) for some in (returns, returns - values)]
+        self._metrics["train"]["value/explained_variance"].append(float(explained_variance(*seen)))
 
 
 def keep_critic_at_home(engine: Any) -> None:

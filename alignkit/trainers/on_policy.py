@@ -33,6 +33,7 @@ from alignkit.trainers.checkpoints import CheckpointsMixin
 from alignkit.trainers.evaluation import EvaluationMixin, sampling_settings
 from alignkit.trainers.learned_callback import RewardStateCallback
 from alignkit.trainers.on_policy_config import OnPolicyConfig
+from alignkit.trainers.pieces import PiecesMixin
 from alignkit.trainers.preparation import check_inputs, prepare_policy, with_saved_heads
 from alignkit.trainers.rollout import Batch, Rollout, joined, split
 from alignkit.trainers.rollout_log import check_log_probs, log_advantages, log_rollout
@@ -40,7 +41,7 @@ from alignkit.trainers.scoring_rewards import call_rewards
 from alignkit.trainers.weights import WeightProbe
 
 
-class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
+class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, GRPOTrainer):
     """TRL's `GRPOTrainer` with its inside laid open in four steps: `sample`, `score`, `shape`, `update`.
 
     Takes TRL's arguments, and these:
@@ -186,7 +187,7 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         }
 
     def update(self, model: Any, batch: Batch) -> torch.Tensor:
-        """The loss of one micro-batch; a method must say what it is."""
+        """The loss of one micro-batch, or of a piece of it: a sum (see `mean_over_tokens`); a method must say which."""
         raise NotImplementedError(f"{type(self).__name__} must override update(model, batch)")
 
     # ---- what they are made of ------------------------------------------------------------------------------------
@@ -298,9 +299,6 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
         """Whether the weights are still those that sampled the current rollout."""
         return self._since_sampling <= self.args.gradient_accumulation_steps
 
-    def _compute_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
-        return self.update(model, inputs)
-
     def _send_telemetry(self) -> None:
         """TRL reports each trainer that starts; ours reports nothing."""
 
@@ -327,8 +325,12 @@ class OnPolicyTrainer(EvaluationMixin, CheckpointsMixin, GRPOTrainer):
             log["sampling/logp_difference_max"].append(self.accelerator.gather(gap.max()).max().item())
         else:
             log["approx_kl"].append(drift_mean)
-            limit = self.args.target_kl_stop
-            self._stop_rollout = self._stop_rollout or (limit is not None and drift_mean > limit)
+
+    def after_update(self) -> None:
+        """Decide, from what `watch` logged of a micro-batch, whether the rollout is used up before its time."""
+        limit, drift = self.args.target_kl_stop, self._metrics["train"].get("approx_kl")
+        if limit is not None and drift and not self.weights_unmoved:
+            self._stop_rollout = self._stop_rollout or drift[-1] > limit
 
     def global_mean(self, values: torch.Tensor, mask: torch.Tensor) -> float:
         """Mean over the masked positions of all processes."""

@@ -57,6 +57,7 @@ class PPOTrainer(CriticMixin, OnPolicyTrainer):
         if self.args.whiten_advantages:
             advantages = whiten(advantages, mask, self.accelerator.reduce(moments(advantages, mask)))
         batch.update(old_values=values, returns=returns, advantages=advantages)
+        self.watch_rollout(batch)
         return batch
 
     def with_extra_text(self, batch: Batch) -> Batch:

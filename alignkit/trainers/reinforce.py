@@ -95,6 +95,7 @@ class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
         batch.update(advantages=advantages, returns=returns)
         if self.uses_values:
             batch["old_values"] = rollout.made.values
+            self.watch_rollout(batch)
         if self.args.rl_weight < 1:
             batch.update(self._references(rollout, batch))
         return batch

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from alignkit.decoding.sampling import Completions
 from alignkit.errors import AlignkitError
+from alignkit.models.shared_prompts import equal_rows
 from alignkit.text import Text
 
 Batch = dict[str, torch.Tensor]
@@ -63,8 +64,9 @@ def split(
 ) -> list[Batch]:
     """Shuffle a rollout's rows and cut them into equal micro-batches, each trimmed to its own longest row.
 
-    Within an optimiser step rows are sorted by length, so that short ones meet short ones and less padding is computed:
-    which of its micro-batches a row is in does not change the step.
+    Within an optimiser step rows are sorted: completions of one prompt together, so that it can be read once for all of
+    them, and otherwise by length, so that short ones meet short ones and less padding is computed. Which of its
+    micro-batches a row is in does not change the step.
 
     Every micro-batch carries `token_share`: the number of learnable tokens, over all processes, of the optimiser step
     it belongs to, divided by the number of processes. A loss summed over tokens and divided by it is then an exact mean
@@ -81,7 +83,9 @@ def split(
     rows = len(batch["learn_mask"])
     order = torch.randperm(rows, generator=generator).to(batch["learn_mask"].device)
     lengths = batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)
-    steps = [chosen[lengths[chosen].argsort(stable=True)] for chosen in order.chunk(micro_batches // accumulation)]
+    shared = equal_rows(batch["prompt_ids"], batch["prompt_mask"])
+    prompts = order.argsort() if shared is None else shared.copies
+    steps = [_sorted(chosen, lengths, prompts) for chosen in order.chunk(micro_batches // accumulation)]
     places = [place for chosen in steps for place in chosen.chunk(accumulation)]
     micro = [{key: value[chosen] for key, value in batch.items()} for chosen in places]
     masks = {"token_share": "learn_mask", "extra_token_share": "extra_completion_mask"}
@@ -93,6 +97,14 @@ def split(
             for part, share in zip(micro, shares, strict=True):
                 part[name] = share
     return [trim(part) for part in micro]
+
+
+def _sorted(rows: torch.Tensor, lengths: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+    """Rows by the length of the longest one of their prompt, then by prompt, then by their own length."""
+    longest = torch.zeros_like(lengths).scatter_reduce(0, prompts[rows], lengths[rows], "amax")[prompts]
+    for key in (lengths, prompts, longest):
+        rows = rows[key[rows].argsort(stable=True)]
+    return rows
 
 
 def trim(batch: Batch) -> Batch:
