@@ -10,8 +10,7 @@ NAMES = ("alignkit-ppo", "alignkit-ppo-groups", "alignkit-ppo-separate-critic", 
 
 
 def build(name: str, job: Job, folder: str, clock: Clock) -> Any:
-    """PPO, with one or several answers to a prompt, on a shared trunk or with a critic of its own; or REINFORCE with the
-    leave-one-out baseline."""
+    """PPO with one or several answers to a prompt, or a critic of its own; or REINFORCE, leave-one-out."""
     from alignkit import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
 
     settings = {**trainer_settings(job, folder), "kl_coef": KL_COEF}
