@@ -1,5 +1,6 @@
 """What makes sampling and scoring fast leaves their results as they were."""
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -106,6 +107,21 @@ def test_draws_follow_the_distribution_and_never_take_the_impossible():
     assert (counts - wanted).abs().max() < 5 * (0.25 / 40_000) ** 0.5
 
 
+@pytest.mark.parametrize("size", [1, 5, 128, 129, 300, 1000])
+def test_a_draw_is_where_the_running_sum_passes_the_random_number(size, monkeypatch):
+    """Over blocks as over the whole vocabulary; NumPy says where."""
+    generator = torch.Generator().manual_seed(size)
+    probabilities = torch.rand(200, size, generator=generator) ** 8
+    probabilities[torch.rand(200, size, generator=generator) < 0.3] = 0
+    probabilities[:, size // 2] += 1e-3
+    probabilities /= probabilities.sum(1, keepdim=True)
+    uniform = torch.linspace(0, 1 - 1e-12, 200, dtype=torch.float64)[:, None]
+    monkeypatch.setattr(torch, "rand", lambda *shape, **more: uniform)
+    sums = probabilities.double().numpy().cumsum(1)
+    wanted = [np.searchsorted(row, u * row[-1], side="right") for row, u in zip(sums, uniform.numpy(), strict=True)]
+    assert draw(probabilities).tolist() == [int(w.item()) for w in wanted]
+
+
 def test_a_random_number_next_to_one_draws_the_last_possible_token(monkeypatch):
     almost_one = torch.tensor(1.0, dtype=torch.float64).nextafter(torch.tensor(0.0, dtype=torch.float64))
     monkeypatch.setattr(torch, "rand", lambda shape, **how: almost_one.expand(shape))
@@ -161,6 +177,15 @@ def test_the_attention_is_chosen_inside_only_and_set_back():
             assert model.config._attn_implementation == "sdpa"
         with attention_for(model, 10):
             assert model.config._attn_implementation == "eager"
+        with torch.no_grad(), attention_for(model, 1):  # one token more
+            assert model.config._attn_implementation == "eager"
+        model.gradient_checkpointing_enable()
+        with attention_for(model, 10):
+            assert model.config._attn_implementation == "sdpa"
+        model.gradient_checkpointing_disable()
+        model.config.attn_logit_softcapping = 50.0  # which only the plain one does
+        with attention_for(model, 10):
+            assert model.config._attn_implementation == "sdpa"
     assert model.config._attn_implementation == "sdpa"
 
 

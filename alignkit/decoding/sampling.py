@@ -16,7 +16,10 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from alignkit.decoding.cache import BY_ROW, make_roomy, shared_prompts
 from alignkit.errors import ModelError
+from alignkit.models.faster import attention_for
 from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
+
+_BLOCK = 128  # tokens of the vocabulary
 
 
 @dataclass
@@ -161,7 +164,9 @@ class _SamplingLoop:
             shared = None if self.tokens else shared_prompts(inputs)
             if shared is not None:
                 inputs = {key: value[shared.first] if key in BY_ROW else value for key, value in inputs.items()}
-            outputs = model(**inputs, return_dict=True, output_hidden_states=value_head is not None)
+            new = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # an encoder-decoder has others
+            with attention_for(model, new):
+                outputs = model(**inputs, return_dict=True, output_hidden_states=value_head is not None)
             rows = slice(None) if shared is None else shared.copies
             if shared is not None:
                 outputs.past_key_values.batch_select_indices(shared.copies)
@@ -208,12 +213,24 @@ def draw(probabilities: torch.Tensor) -> torch.Tensor:
     """
     # in double precision: in single, the tail of a large vocabulary would be rounded away (a Mac's GPU has no double)
     dtype = torch.float32 if probabilities.device.type == "mps" else torch.float64
-    cumulative = probabilities.cumsum(-1, dtype=dtype)
+    rows, size = probabilities.shape
+    # a block of the vocabulary, then a token in it: a running sum over all of it is slow
+    blocks = nn.functional.pad(probabilities, (0, -size % _BLOCK)).view(rows, -1, _BLOCK)
+    before = blocks.sum(-1, dtype=dtype).cumsum(-1)
+    at = torch.rand((rows, 1), dtype=dtype, device=before.device) * before[:, -1:]
+    block = _first_above(before, at)
+    at = at - torch.cat([torch.zeros_like(at), before], 1).gather(1, block)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).squeeze(1).cumsum(-1, dtype=dtype)
+    drawn = (block * _BLOCK + _first_above(inside, at)).squeeze(-1)
+    return drawn.clamp(max=size - 1)  # where they are NaN; its log-probability says so then
+
+
+def _first_above(cumulative: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """(B, 1) the first index of each row of `cumulative` (B, N) that is above `at` (B, 1), which never grew by 0."""
     total = cumulative[:, -1:]
-    at = torch.rand(total.shape, dtype=dtype, device=total.device) * total
-    below_total = torch.nextafter(total, torch.zeros_like(total))  # the product may be rounded up to the total
-    drawn = torch.searchsorted(cumulative, torch.minimum(at, below_total), right=True).squeeze(-1)
-    return drawn.clamp(max=probabilities.shape[-1] - 1)  # where they are NaN; its log-probability says so then
+    below_total = torch.nextafter(total, torch.zeros_like(total))  # rounding may have brought `at` to the total
+    index = torch.searchsorted(cumulative, torch.minimum(at, below_total), right=True)
+    return index.clamp(max=cumulative.shape[1] - 1)
 
 
 def weights_are_shared(model: nn.Module) -> bool:

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from alignkit.models.faster import recomputes
+
 # the prompt's keys and values are copied for every completion: with fewer than two a prompt there is little to gain
 _LEAST_COPIES = 2
 _ATTENTION = ("eager", "sdpa")  # flash attention cuts padding off on one side only
@@ -116,7 +118,7 @@ def _keeps_keys_and_values(model: PreTrainedModel, backbone: nn.Module) -> bool:
     """Whether all that the model keeps of a text is each token's keys and values (no window, no recurrent state)."""
     if model.config.is_encoder_decoder or model.config._attn_implementation not in _ATTENTION:
         return False
-    if model.is_gradient_checkpointing and model.training and torch.is_grad_enabled():
+    if model.training and torch.is_grad_enabled() and recomputes(model):
         return False  # the host keeps no cache then
     if "past_key_values" not in inspect.signature(backbone.forward).parameters:
         return False
