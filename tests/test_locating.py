@@ -93,6 +93,12 @@ def test_a_folder_that_is_neither_a_model_nor_a_run_says_what_was_looked_for(tmp
     assert "no recipe.yaml with model/" in str(refused.value)
 
 
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "w.safetensors").touch()
+    with pytest.raises(ModelError, match="is a file"):
+        resolve_model(tmp_path / "w.safetensors")
+
+
 def test_an_empty_name_is_refused():
     with pytest.raises(ModelError, match="is empty"):
         resolve_model(" ")
