@@ -8,10 +8,10 @@ import torch
 
 from alignkit.held_out import generate_rows
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
-from alignkit.registry import load_reward
 from alignkit.reward import check_columns
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.generate import sampling_settings
+from alignkit.run.ingredients import build_named_rewards
 from alignkit.text import completion_text
 
 
@@ -31,14 +31,14 @@ def chat(
 
     Args:
         model: folder or name.
-        rewards: names of rewards whose score is shown with each answer.
+        rewards: whose score is shown with each answer; each written as in a recipe's list, see `read_rewards`.
         max_new_tokens: longest answer.
         temperature: 0 takes the likeliest token.
         seed: of the first answer; the next ones count on from it. None: another conversation every time.
-        allow_code: whether rewards may be named as `file.py:Object`.
+        allow_code: whether rewards may be named as `file.py:Object`, or trust code that a checkpoint brings along.
     """
     quiet_hosts()
-    scoring = [load_reward(name, allow_code=allow_code) for name in rewards]
+    scoring = build_named_rewards(rewards, allow_code=allow_code)
     check_columns(scoring, [])
     tokenizer = load_tokenizer(model)
     network = load_causal_or_seq2seq(model).to("cuda" if torch.cuda.is_available() else "cpu")

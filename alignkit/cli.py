@@ -92,19 +92,19 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     evaluate = commands.add_parser("evaluate", help="judge a model with a recipe's held-out data and metrics")
     evaluate.add_argument("run", type=Path, help="a run's folder, or a recipe's YAML file")
     _add_recipe_arguments(evaluate)
-    evaluate.add_argument("--model", help="judge this model instead of the run's own")
+    evaluate.add_argument("--model", help="judge this model, or that of this run, instead of the run's own")
     evaluate.add_argument("--output", type=Path, help="write figures and completions to this JSON file")
     evaluate.set_defaults(handler=_evaluate)
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = commands.add_parser("generate", help="complete prompts, and score the completions")
-    generate.add_argument("model", help="a model's folder or name")
+    generate.add_argument("model", help="a model's folder or name, or a run's folder")
     source = generate.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompts", type=Path, help="a text file with a prompt a line, or .jsonl with a column prompt")
     source.add_argument("--prompt", action="append", help="a prompt; may be given several times")
     generate.add_argument("--decoder", default="sample", help="what chooses the tokens (default: sample)")
-    generate.add_argument("--reward", action="append", default=[], metavar="NAME", help="score with it; repeatable")
+    _add_reward(generate, "score with it")
     generate.add_argument("--count", type=int, default=1, metavar="N", help="completions a prompt (default: 1)")
     generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     generate.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
@@ -113,18 +113,24 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     generate.add_argument("--batch-size", type=int, default=16)
     generate.add_argument("--seed", type=int, default=42)
     generate.add_argument("--output", type=Path, help="write one JSON object a line instead of printing")
-    generate.add_argument("--no-code", action="store_true", help="refuse rewards that are not registered")
     generate.set_defaults(handler=_generate)
+
+
+def _add_reward(parser: argparse.ArgumentParser, purpose: str) -> None:
+    written = "written as in a recipe: NAME, or 'NAME: {setting: value}'"
+    parser.add_argument(
+        "--reward", action="append", default=[], metavar="REWARD", help=f"{purpose}; {written}; repeatable"
+    )
+    parser.add_argument("--no-code", action="store_true", help="only registered rewards, no trust_remote_code")
 
 
 def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     chat = commands.add_parser("chat", help="talk with a model in the terminal")
-    chat.add_argument("model", help="a model's folder or name")
-    chat.add_argument("--reward", action="append", default=[], metavar="NAME", help="show its score; repeatable")
+    chat.add_argument("model", help="a model's folder or name, or a run's folder")
+    _add_reward(chat, "show its score")
     chat.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     chat.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
     chat.add_argument("--seed", type=int, default=None)
-    chat.add_argument("--no-code", action="store_true", help="refuse rewards that are not registered")
     chat.set_defaults(handler=_chat)
 
 

@@ -9,6 +9,7 @@ import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 _PLAIN = {
@@ -30,6 +31,7 @@ def setting_problems(
     *,
     where: str = "",
     also: Iterable[str] = (),
+    moved: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """What is wrong with settings, one sentence each.
 
@@ -40,6 +42,7 @@ def setting_problems(
         needed: names that must be given.
         where: the section of a recipe that they stand in, for the messages.
         also: names that the section takes besides, for suggestions.
+        moved: names that another program has for some of them -> the end of the sentence that there is none such here.
 
     >>> setting_problems("the house", {"sise": 2, "rooms": "two"}, {"size": int, "rooms": int}, ["size"])
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -50,7 +53,7 @@ def setting_problems(
     problems = []
     for name, value in given.items():
         if name not in known:
-            hint = did_you_mean(name, [*known, *also]) or ("" if known else "; it has none")
+            hint = moved.get(name) or did_you_mean(name, [*known, *also]) or ("" if known else "; it has none")
             problems.append(f"{begin}{owner} has no setting {name!r}{hint}")
         elif (wrong := misfit(value, known[name])) is not None:
             problems.append(f"{path}{name}: {wrong}")
@@ -66,6 +69,7 @@ def argument_problems(
     demand: bool = True,
     where: str = "",
     also: Iterable[str] = (),
+    moved: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """What is wrong with settings as keyword arguments, one sentence each; see `setting_problems`.
 
@@ -77,13 +81,14 @@ def argument_problems(
         demand: whether to ask for parameters without a default.
         where: the section of a recipe.
         also: names that the section takes besides.
+        moved: as in `setting_problems`.
     """
     named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         given = {name: value for name, value in given.items() if name in named}
     known = {name: (hints or {}).get(name, Any) for name in named}
     needed = [name for name, p in named.items() if demand and p.default is p.empty]
-    return setting_problems(owner, given, known, needed, where=where, also=also)
+    return setting_problems(owner, given, known, needed, where=where, also=also, moved=moved)
 
 
 def did_you_mean(word: Any, known: Iterable[str], listing: int = 12) -> str:

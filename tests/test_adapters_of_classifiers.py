@@ -48,6 +48,18 @@ def test_a_classifier_of_an_adapter_comes_back_with_its_head(body, tmp_path):
     assert load_classifier(tmp_path / "adapter")[0].config.id2label == {0: "bad", 1: "fair", 2: "good"}
 
 
+def test_a_decoder_type_body_learns_its_pad_token_from_the_tokenizer(tmp_path):
+    decoder = tiny_causal_lm("llama")
+    decoder.config.pad_token_id = None
+    model = trained(saved(decoder, tmp_path / "body"))
+    model.save_pretrained(tmp_path / "adapter")
+    loaded, tokenizer = load_classifier(tmp_path / "adapter")
+    assert loaded.config.pad_token_id == tokenizer.pad_token_id == 0
+    batch = tokenizer(["a good film", "bad"], return_tensors="pt", padding=True)
+    alone = loaded(**tokenizer(["bad"], return_tensors="pt")).logits
+    torch.testing.assert_close(loaded(**batch).logits[1:], alone)
+
+
 def test_it_serves_as_a_reward(body, tmp_path):
     model = trained(body, ("NEGATIVE", "POSITIVE"))
     saved(model, tmp_path / "adapter")

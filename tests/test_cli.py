@@ -13,6 +13,7 @@ from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.recipe import load_recipe
 from alignkit.run import run_recipe
 from alignkit.run.generate import read_prompts
+from alignkit.run.ingredients import build_reward
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
@@ -92,9 +93,41 @@ def test_generate_passes_columns_of_jsonl_prompts_to_the_reward(model, tmp_path)
     assert row["reference"] == "good ." and "reference_overlap" in row["rewards"]
 
 
+def test_rewards_take_settings_in_the_words_of_a_recipe(model, tmp_path):
+    out = tmp_path / "out.jsonl"
+    entries = [
+        "length: {target: 4}",
+        "short: {use: length, target: 1, weight: 0.2}",
+        "{clip: {reward: {use: length, target: 4}, high: 0.5}}",
+    ]
+    ask = ["generate", str(model), "--prompt", "the movie is", "--max-new-tokens", "6", "--output", str(out)]
+    assert main([*ask, *(word for entry in entries for word in ("--reward", entry))]) == 0
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    # a recipe holds the same entries in its list
+    recipe = tmp_path / "recipe.yaml"
+    listed = "".join(f"  - {entry}\n" for entry in entries)
+    recipe.write_text(f"trainer: ppo\nmodel: {model}\ndata: quickstart\nrewards:\n{listed}")
+    expected = {}
+    for name, spec in load_recipe(recipe).rewards.items():
+        reward = build_reward(name, spec)
+        expected[reward.__name__] = reward(prompts=[row["prompt"]], completions=[row["completion"]])[0]
+    assert list(expected) == ["length", "short", "clip"] and row["rewards"] == pytest.approx(expected)
+    assert expected["length"] != expected["short"]
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [
+        (["--prompt", "a", "--reward", "length: {targt: 4}"], "has no setting 'targt'; did you mean 'target'?"),
+        (["--prompt", "a", "--reward", "length: 4"], "expected a mapping of its parameters, got the number 4"),
+        (["--prompt", "a", "--reward", "length: {target: 4"], "is not valid YAML"),
+        (["--prompt", "a", "--reward", "4"], "such as length or 'length: {target: 20}', got the number 4"),
+        (["--prompt", "a", "--reward", "repetition", "--reward", "repetition"], "'repetition' stands twice"),
+        (["--prompt", "a", "--reward", "repetitoin"], "Did you mean 'repetition'?"),
+        (
+            ["--prompt", "a", "--reward", "sentiment: {trust_remote_code: true}", "--no-code"],
+            "sentiment.trust_remote_code: refused",
+        ),
         (["--prompt", "a", "--decoder", "sampel"], "there is no decoder 'sampel'; did you mean 'sample'?"),
         (["--prompt", "a", "--count", "0"], "at least 1"),
         (["--prompt", "a", "--reward", "reference_overlap"], "needs column 'reference'"),
@@ -167,6 +200,24 @@ evaluation: [length]
     assert "no KL: the recipe starts from random weights" in capsys.readouterr().out
 
 
+def test_a_runs_folder_serves_wherever_a_model_is_asked_for(run, tmp_path, monkeypatch, capsys):
+    ask = ["--prompt", "the movie is", "--max-new-tokens", "5"]
+    written = []
+    for name in (run, run / "model"):
+        assert main(["generate", str(name), *ask, "--output", str(tmp_path / "out.jsonl")]) == 0
+        written.append((tmp_path / "out.jsonl").read_text())
+    assert written[0] == written[1]
+    assert main(["evaluate", str(run), "--model", str(run), "--output", str(tmp_path / "judged.json")]) == 0
+    after = json.loads((run / "results.json").read_text())["after"]
+    assert json.loads((tmp_path / "judged.json").read_text())["figures"] == pytest.approx(after, abs=2e-5)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the movie is\n"))
+    assert main(["chat", str(run), "--max-new-tokens", "3", "--seed", "3"]) == 0
+    assert "the movie is" in capsys.readouterr().out
+    assert main(["chat", str(tmp_path)]) == 2
+    assert "is neither a model's folder nor a run's" in capsys.readouterr().err
+
+
 def test_evaluating_a_folder_without_a_run_says_so(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "is no run's folder: it has no recipe.yaml" in capsys.readouterr().err
@@ -174,9 +225,10 @@ def test_evaluating_a_folder_without_a_run_says_so(tmp_path, capsys):
 
 def test_chat_continues_lines_and_shows_scores(model, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("the movie is\n\n/new\na story of\n/quit\nnever\n"))
-    assert main(["chat", str(model), "--reward", "repetition", "--max-new-tokens", "3", "--seed", "3"]) == 0
+    ask = ["chat", str(model), "--reward", "short: {use: length, target: 1}", "--max-new-tokens", "3", "--seed", "3"]
+    assert main(ask) == 0
     said = capsys.readouterr().out
-    assert said.count("[repetition") == 2
+    assert said.count("[short") == 2
     assert "the movie is" in said and "a story of" in said and "never" not in said
 
 

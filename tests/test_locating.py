@@ -63,6 +63,42 @@ def test_what_can_only_be_a_path_is_not_asked_of_the_hub(name):
         resolve_model(name)
 
 
+def test_a_run_stands_for_the_model_that_it_saved(tmp_path, monkeypatch):
+    run = tmp_path / "shelf" / "my-run"
+    saved(tiny_causal_lm(), run / "checkpoint-2")
+    (run / "recipe.yaml").write_text("trainer: ppo\n")
+    with pytest.raises(
+        ModelError, match=r"my-run' is the folder of a run that has not saved its model: no model/ with"
+    ):
+        resolve_model(run)
+    saved(tiny_causal_lm(), run / "model")
+    assert resolve_model(run) == str(run / "model")
+    saved(tiny_causal_lm(), run)  # as the host does that uploads checkpoints
+    assert resolve_model(run) == str(run / "model"), "not the copy from the midst of training"
+    assert resolve_model(run / "checkpoint-2") == str(run / "checkpoint-2")
+    monkeypatch.setenv("ALIGNKIT_MODELS", str(tmp_path / "shelf"))
+    assert resolve_model("my-run") == str(run / "model")
+
+
+@pytest.mark.parametrize(
+    ("files", "holds"), [(["notes.txt", "weights.bin"], "has notes.txt, weights.bin"), ([], "is empty")]
+)
+def test_a_folder_that_is_neither_a_model_nor_a_run_says_what_was_looked_for(tmp_path, files, holds):
+    (tmp_path / "odd").mkdir()
+    for name in files:
+        (tmp_path / "odd" / name).touch()
+    with pytest.raises(ModelError) as refused:
+        resolve_model(tmp_path / "odd")
+    assert f"it {holds}, but no config.json or adapter_config.json" in str(refused.value)
+    assert "no recipe.yaml with model/" in str(refused.value)
+
+
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "w.safetensors").touch()
+    with pytest.raises(ModelError, match="is a file"):
+        resolve_model(tmp_path / "w.safetensors")
+
+
 def test_an_empty_name_is_refused():
     with pytest.raises(ModelError, match="is empty"):
         resolve_model(" ")

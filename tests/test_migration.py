@@ -3,14 +3,19 @@
 That it leaves out nothing of theirs, `make compat` checks, where their TRL is installed.
 """
 
+import copy
 import dataclasses
 import inspect
+import pickle
 import re
 from pathlib import Path
 
 import pytest
 
-from alignkit import PPOConfig, PPOTrainer
+from alignkit import OnPolicyConfig, OnPolicyTrainer, PPOConfig, PPOTrainer, ReinforceConfig
+from alignkit.errors import ConfigError, RecipeError
+from alignkit.recipe import load_recipe
+from alignkit.trainers.trl_ppo import ARGUMENTS, SETTINGS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "migrate-from-trl-ppo.md").read_text(encoding="utf-8")
@@ -70,3 +75,66 @@ def test_every_row_says_where_it_went_or_that_it_is_gone(heading):
             assert change.startswith("gone"), theirs
         if change == "same" and heading != "Logged figures":
             assert theirs == ours
+
+
+def plain(cell):
+    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", cell).replace("`", "")
+
+
+def missing_here(heading, ours):
+    """Name of theirs that ours does not have -> where it went and what changed, by the page."""
+    rows = [(name, row) for row in table(heading) for name in named(row[0]) if name not in ours]
+    return {name: (tuple(named(here)), plain(change)) for name, (_, here, change) in rows}
+
+
+def test_the_page_and_the_errors_say_the_same_of_what_is_gone():
+    fields = {field.name for field in dataclasses.fields(PPOConfig)}
+    assert missing_here("Settings", fields) == SETTINGS
+    assert missing_here("Arguments", inspect.signature(OnPolicyTrainer).parameters) == ARGUMENTS
+    assert len(SETTINGS) > 15 and not fields & set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_theirs_is_refused_with_where_it_went(name, tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        PPOConfig(output_dir=str(tmp_path), **{name: 2})
+    said = str(refused.value)
+    here, change = SETTINGS[name]
+    assert said.startswith(f"PPOConfig has no setting {name!r}; ") and "docs/migrate-from-trl-ppo.md" in said
+    assert all(setting in said for setting in here) and change.removeprefix("gone: ") in said
+    # a recipe, whose `training` is this config, says the same
+    (tmp_path / "ppo.yaml").write_text(
+        f"trainer: ppo\nmodel: gpt2\ndata: quickstart\nrewards: [repetition]\ntraining: {{{name}: 2}}\n"
+    )
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(tmp_path / "ppo.yaml")
+    assert refused.value.problems == [f"training: {said}"]
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_argument_of_theirs_is_refused_with_where_it_went(name, tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        PPOTrainer(model="not-even-looked-for", args=PPOConfig(output_dir=str(tmp_path), use_cpu=True), **{name: None})
+    here, change = ARGUMENTS[name]
+    assert f"PPOTrainer has no setting {name!r}; " in str(refused.value)
+    assert all(word in str(refused.value) for word in (*here, change.removeprefix("gone: ")))
+
+
+def test_all_that_is_gone_is_named_at_once_and_what_is_misspelt_too(tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        PPOConfig(total_episodes=32, num_ppo_epochs=4, learning_rat=1e-5, no_such_thing_at_all=1)
+    said = str(refused.value)
+    assert "use max_steps, num_train_epochs" in said and "use num_iterations" in said
+    assert "has no setting 'learning_rat'; did you mean 'learning_rate'?" in said and "'no_such_thing_at_all'" in said
+    with pytest.raises(ConfigError, match="'ptx_datset'; did you mean 'ptx_dataset'"):
+        PPOTrainer("not-even-looked-for", args=PPOConfig(output_dir=str(tmp_path), use_cpu=True), ptx_datset=None)
+    with pytest.raises(ConfigError, match="ReinforceConfig has no setting 'num_ppo_epochs'"):
+        ReinforceConfig(num_ppo_epochs=4)
+
+
+def test_a_config_is_still_copied_pickled_and_shown_as_any_other(tmp_path):
+    config = PPOConfig(output_dir=str(tmp_path), use_cpu=True, kl_coef=0.3)
+    for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert type(other) is PPOConfig and other.kl_coef == 0.3 and other.output_dir == str(tmp_path)
+    for kind in (OnPolicyConfig, PPOConfig, ReinforceConfig):
+        assert "kl_coef" in inspect.signature(kind).parameters

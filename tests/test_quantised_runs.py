@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from alignkit.cli import main
+from alignkit.models.adapters import saved_quantization
+from alignkit.trainers import whole_checkpoints
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 GONE = "bitsandbytes"
@@ -38,6 +40,30 @@ def test_a_saved_quantised_run_is_judged_as_at_its_end_and_goes_on(quantization,
     others = [o for o in tiny_quickstart if not o.startswith("model=")]
     assert train([*others, f"model={run / 'model'}"], tmp_path / "next") == 0
     assert (tmp_path / "next" / "model" / "base_quantization.json").is_file()
+
+
+@pytest.mark.parametrize("trainer", ["ppo", "grpo", "sft"])
+def test_every_saved_adapter_has_its_quantisation_beside_it_written_once(trainer, small_llama, tmp_path, monkeypatch):
+    rewards = "" if trainer == "sft" else "rewards: {length: {target: 6}}"
+    samples = "" if trainer == "sft" else "max_completion_length: 4, num_generations: 2, "
+    (tmp_path / "quantised.yaml").write_text(f"""
+trainer: {trainer}
+model: {small_llama}
+data: {{use: quickstart, train_size: 16, validation_size: 2}}
+{rewards}
+training: {{{samples}max_steps: 1, save_steps: 1, per_device_train_batch_size: 4, output_dir: {tmp_path}/run}}
+evaluation: {{prompts: 2}}
+adapter: {{r: 4, target_modules: all-linear}}
+quantization: {{load_in_8bit: true}}
+""")
+    written, save = [], whole_checkpoints.save_quantization
+    monkeypatch.setattr(
+        whole_checkpoints, "save_quantization", lambda model, folder: written.append(folder) or save(model, folder)
+    )
+    assert main(["train", str(tmp_path / "quantised.yaml")]) == 0
+    assert [Path(folder).name for folder in written] == ["checkpoint-1", "model"]
+    for name in ("checkpoint-1", "model"):
+        assert saved_quantization(name, tmp_path / "run" / name)["quantization_config"].load_in_8bit
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from alignkit.cli import main
 from alignkit.recipe import TRAINERS, load_recipe
+from alignkit.run.dry import recipe_that_writes
 
 ROOT = Path(__file__).resolve().parents[1]
 # recipes/accelerate holds launcher settings, which are no recipes
@@ -70,3 +71,5 @@ def test_a_dry_run_names_the_recipe_that_writes_a_missing_model(tmp_path, monkey
     assert "it is written by: alignkit train recipes/quickstart/lm.yaml" in said
     assert "it is written by: alignkit train recipes/quickstart/classifier.yaml" in said
     assert "2 not checked" in said
+    assert recipe_that_writes("runs/quickstart/lm") == recipe_that_writes("runs/quickstart/lm/model")
+    assert [recipe_that_writes(name) for name in ("runs/no-such", "runs", "model", "gpt2")] == [None] * 4

@@ -188,8 +188,9 @@ def test_overwrite_deletes_the_earlier_run(tmp_path):
     assert [item.name for item in path.iterdir()] == ["lm"] and [item.name for item in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_run_that_starts_from_where_its_model_will_go_is_refused(tiny_quickstart, tmp_path):
-    recipe = tiny_recipe("reinforce", tiny_quickstart, tmp_path / "run", f"model={tmp_path}/run/../run/model")
+@pytest.mark.parametrize("start", ["run/../run/model", "run"])
+def test_a_run_that_starts_from_where_its_model_will_go_is_refused(start, tiny_quickstart, tmp_path):
+    recipe = tiny_recipe("reinforce", tiny_quickstart, tmp_path / "run", f"model={tmp_path}/{start}")
     with pytest.raises(ConfigError, match=r"^model: .* is where this run will save its own model.*output_dir"):
         run_recipe(recipe)
 

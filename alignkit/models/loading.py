@@ -198,9 +198,7 @@ def load_classifier(
             "would be random numbers. Give a fine-tuned sequence classifier, or train one from this model first "
             "(alignkit train recipes/sentiment/classifier.yaml; in Python load_classifier(..., new_head=True))"
         )
-    if model.config.pad_token_id is None:
-        # Decoder-type classifiers find the last token of a text by this id.
-        model.config.pad_token_id = tokenizer.pad_token_id
+    _tell_padding(model, tokenizer)
     return model.eval(), tokenizer
 
 
@@ -234,9 +232,14 @@ def adapted_classifier(
             "its scores would be random numbers. Train the adapter with its head: LoraConfig(task_type='SEQ_CLS'), or "
             "modules_to_save"
         )
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    _tell_padding(model, tokenizer)
     return cast("PreTrainedModel", load_adapter(model, name, folder)), tokenizer
+
+
+def _tell_padding(classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Decoder-type classifiers find the last token of a text by the id of the padding."""
+    if classifier.config.pad_token_id is None:
+        classifier.config.pad_token_id = tokenizer.pad_token_id
 
 
 def has_weights(folder: str | os.PathLike) -> bool:

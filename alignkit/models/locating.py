@@ -15,6 +15,8 @@ from alignkit.errors import ModelError
 from alignkit.settings import did_you_mean
 
 FOLDERS_VARIABLE = "ALIGNKIT_MODELS"
+# What marks the folder of a run, and where in it the run saves its model.
+RUN_RECIPE, RUN_MODEL = "recipe.yaml", "model"
 _PACKAGE = "package:"
 # What `from_pretrained` raises when files are unreadable, unknown or do not fit together.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
@@ -23,12 +25,14 @@ _LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, Saf
 def resolve_model(name: str | os.PathLike) -> str:
     """The folder or hub id that `name` stands for.
 
-    In this order: a folder that holds a model; `package:PACKAGE/FOLDER`, a folder inside an installed Python package;
-    the name, or its last component, in each folder of the environment variable ALIGNKIT_MODELS (several are separated
-    as in PATH); else a hub id, returned as it is.
+    In this order: the folder of a run, which stands for its model; a folder that holds a model;
+    `package:PACKAGE/FOLDER`, a folder inside an installed Python package; the name, or its last component, in each
+    folder of the environment variable ALIGNKIT_MODELS (several are separated as in PATH); else a hub id, returned as it
+    is.
 
     Raises:
-        ModelError: the folder exists but holds no model, or `name` can only be a path and does not exist.
+        ModelError: the folder exists but is neither a run's nor holds a model, or the run has not saved its model, or
+            `name` can only be a path and does not exist.
     """
     name = os.fspath(name)
     if not name.strip():
@@ -36,17 +40,22 @@ def resolve_model(name: str | os.PathLike) -> str:
     if name.startswith(_PACKAGE):
         return str(_package_folder(name))
     folder = Path(name).expanduser()
-    if _holds_model(folder):
-        return str(folder)
-    for shelf in _shelves():
-        for candidate in (shelf / name, shelf / Path(name).name):
-            if _holds_model(candidate):
-                return str(candidate)
+    shelved = (candidate for shelf in _shelves() for candidate in (shelf / name, shelf / Path(name).name))
+    for candidate in (folder, *shelved):
+        if (found := _model_in(candidate)) is not None:
+            return str(found)
+        if is_run(candidate):
+            raise ModelError(
+                f"{str(candidate)!r} is the folder of a run that has not saved its model: no {RUN_MODEL}/ with "
+                "config.json or adapter_config.json. Finish it (alignkit train RECIPE --resume), or give one of its "
+                "checkpoint-* folders"
+            )
     if folder.is_dir():
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
         raise ModelError(
-            f"{name!r} is not a model folder: it {f'has {inside} but no config.json' if inside else 'is empty'}; "
-            "give the folder that save_model or save_pretrained wrote (a run keeps it in its folder model/)"
+            f"{name!r} is neither a model's folder nor a run's: it {f'has {inside}' if inside else 'is empty'}, but no "
+            "config.json or adapter_config.json (save_model and save_pretrained write them), and no "
+            f"{RUN_RECIPE} with {RUN_MODEL}/ (alignkit train writes them)"
         )
     if folder.is_file():
         raise ModelError(f"{name!r} is a file; give the folder that holds config.json, weights and tokenizer")
@@ -105,6 +114,17 @@ def _where_looked(name: str) -> str:
 
 def _shelves() -> list[Path]:
     return [Path(part).expanduser() for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
+
+
+def _model_in(folder: Path) -> Path | None:
+    """The model that a folder holds; as the folder of a run that of its end, for a copy beside it may be older."""
+    candidates = [folder / RUN_MODEL, folder] if is_run(folder) else [folder]
+    return next((candidate for candidate in candidates if _holds_model(candidate)), None)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `alignkit train` has begun a run in this folder."""
+    return (folder / RUN_RECIPE).is_file()
 
 
 def _holds_model(folder: Path) -> bool:

@@ -80,7 +80,7 @@ def merge_adapter(
         raise ModelError(f"dtype is one of {', '.join(_DTYPES)}, got {dtype!r}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{str(target)!r} exists and is not an empty folder; nothing is written over: give another")
-    name = Path(model) / "model" if (Path(model) / "recipe.yaml").is_file() else model
+    name = os.fspath(model)
     folder = resolve_model(name)
     if not holds_adapter(folder):
         if not Path(folder).is_dir():

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import RecipeError
-from alignkit.recipe.checks import SECTIONS, check_sections
-from alignkit.recipe.kinds import TRAINERS, TrainerKind
-from alignkit.recipe.reading import apply_overrides, dump_yaml, read_recipe
+import yaml
 
-__all__ = ["TRAINERS", "Recipe", "RecipeError", "TrainerKind", "load_recipe"]
+from alignkit.errors import RecipeError, RewardError
+from alignkit.recipe.checks import SECTIONS, check_rewards, check_sections, trusting
+from alignkit.recipe.kinds import TRAINERS, TrainerKind
+from alignkit.recipe.reading import apply_overrides, dump_yaml, parse_yaml, read_recipe
+from alignkit.settings import describe
+
+__all__ = ["TRAINERS", "Recipe", "RecipeError", "TrainerKind", "load_recipe", "read_rewards"]
 
 
 @dataclass
@@ -142,6 +145,38 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: 
     if problems:
         raise RecipeError(problems, str(path))
     return recipe
+
+
+def read_rewards(entries: Sequence[str], *, allow_code: bool = True) -> dict[str, dict[str, Any]]:
+    """Rewards as a command line names them, in the long form of a recipe's section `rewards`.
+
+    Args:
+        entries: each what would stand in the list `rewards` of a recipe: a name, or a name with settings.
+        allow_code: as in `load_recipe`.
+
+    Raises:
+        RewardError: with every mistake found.
+
+    >>> read_rewards(["repetition", "length: {target: 20}", "short: {use: length, target: 5}"])
+    {'repetition': {}, 'length': {'target': 20}, 'short': {'use': 'length', 'target': 5}}
+    """
+    listed, problems = [], []
+    for entry in entries:
+        try:
+            found = parse_yaml(entry)
+        except yaml.YAMLError as error:
+            problems.append(f"the reward {entry!r} is not valid YAML ({getattr(error, 'problem', error)})")
+            continue
+        if not isinstance(found, str | dict):
+            problems.append(f"expected a reward, such as length or 'length: {{target: 20}}', got {describe(found)}")
+            continue
+        listed.append(found)
+    rewards = _named(listed)
+    problems += _repeated({"rewards": listed}) + check_rewards(rewards, None, allow_code)
+    problems += [] if allow_code else trusting(rewards, "rewards")
+    if problems:
+        raise RewardError("; ".join(problems))
+    return rewards
 
 
 def default_output_dir(path: str | Path) -> Path:

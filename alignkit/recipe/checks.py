@@ -299,4 +299,4 @@ def check_training(training: dict[str, Any], kind: TrainerKind) -> list[str]:
 def _check_fields(where: str, owner: str, given: dict[str, Any], config: type) -> list[str]:
     hints = typing.get_type_hints(config)
     fields = {field.name: hints.get(field.name, Any) for field in dataclasses.fields(config) if field.init}
-    return setting_problems(owner, given, fields, where=where)
+    return setting_problems(owner, given, fields, where=where, moved=getattr(config, "moved", {}))

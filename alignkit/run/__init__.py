@@ -106,7 +106,6 @@ def carry_out(job: Job, folder: RunFolder) -> int | None:
         the signal that stopped training after a checkpoint; nothing more is done then.
     """
     from alignkit.evaluation import write_results
-    from alignkit.models.adapters import save_quantization
     from alignkit.report import write_report
     from alignkit.run.ending import print_ending
     from alignkit.trainers.interruption import StopOnSignal
@@ -120,13 +119,7 @@ def carry_out(job: Job, folder: RunFolder) -> int | None:
         return stops[0]
     after, rows_after = job.evaluate()
     folder.add_samples("after", job.trainer.state.global_step, rows_after)
-
-    def save(path: str) -> None:
-        job.trainer.save_model(path)
-        if folder.main:
-            save_quantization(job.trainer.accelerator.unwrap_model(job.trainer.model), path)
-
-    folder.save_model(save, PartialState().wait_for_everyone)
+    folder.save_model(job.trainer.save_model, PartialState().wait_for_everyone)
     if folder.main:
         more = {"real_text": job.real_text(rows_after)} if hasattr(job, "real_text") else {}
         write_results(folder.path, before, after, before_rows=rows_before, after_rows=rows_after, **more)

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from alignkit.data import known_columns
 from alignkit.errors import DataError, ModelError
 from alignkit.models.loading import has_weights, load_tokenizer
-from alignkit.models.locating import resolve_model
+from alignkit.models.locating import RUN_MODEL, resolve_model
 from alignkit.recipe import Recipe
 from alignkit.reward import check_columns, required_columns, unique_names
 from alignkit.run.ingredients import Ingredients, build_metrics, build_reward, gather, try_rewards
@@ -131,11 +131,12 @@ def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
 
 
 def recipe_that_writes(model: str) -> str | None:
-    """The recipe whose run would leave the model there: `runs/X/model` comes from `recipes/X.yaml`."""
+    """The recipe whose run would leave the model there: `runs/X/model`, or `runs/X`, comes from `recipes/X.yaml`."""
     parts = Path(model).parts
-    if len(parts) < 3 or parts[0] != "runs" or parts[-1] != "model":
+    run = parts[1:-1] if parts[-1:] == (RUN_MODEL,) else parts[1:]
+    if parts[:1] != ("runs",) or not run:
         return None
-    recipe = Path("recipes", *parts[1:-1]).with_suffix(".yaml")
+    recipe = Path("recipes", *run).with_suffix(".yaml")
     return str(recipe) if recipe.is_file() else None
 
 

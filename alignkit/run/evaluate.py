@@ -11,7 +11,7 @@ from rich.table import Table
 from alignkit.errors import AlignkitError
 from alignkit.evaluation import finite
 from alignkit.models.adapters import holds_adapter
-from alignkit.models.locating import resolve_model
+from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
 from alignkit.progress import ProgressCallback, attach
 from alignkit.recipe import Recipe, load_recipe
 from alignkit.run import build_job
@@ -38,7 +38,7 @@ def evaluate_run(
     Args:
         run: a run's folder (its own model is judged) or a recipe (the model that it starts from is judged).
         overrides: for the recipe.
-        model: judge this model instead.
+        model: judge this model, or that of this run, instead.
         output: JSON file for `figures` and `rows`.
         allow_code: False refuses what runs code, as `load_recipe` does.
 
@@ -78,11 +78,11 @@ def _recipe_of(run: Path, overrides: Sequence[str], allow_code: bool) -> tuple[R
     """The recipe, and the model of the run's folder if it is one."""
     if not run.is_dir():
         return load_recipe(run, overrides, allow_code=allow_code), None
-    if not (run / "recipe.yaml").is_file():
+    if not is_run(run):
         raise AlignkitError(
             f"{run} is no run's folder: it has no recipe.yaml. Give the folder of a run, or a recipe with --model"
         )
-    return load_recipe(run / "recipe.yaml", overrides, allow_code=allow_code), str(run / "model")
+    return load_recipe(run / RUN_RECIPE, overrides, allow_code=allow_code), str(run)
 
 
 def _with_model(recipe: Recipe, model: str | None) -> Recipe:

@@ -14,9 +14,9 @@ from alignkit.errors import AlignkitError, DataError
 from alignkit.held_out import generate_rows, generation_config_for
 from alignkit.json_lines import read_json_lines
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
-from alignkit.registry import load_reward
 from alignkit.reward import check_columns
 from alignkit.run.environment import quiet_hosts
+from alignkit.run.ingredients import build_named_rewards
 from alignkit.settings import did_you_mean
 from alignkit.text import completion_text, prompt_text
 from alignkit.whole_files import write_text
@@ -28,7 +28,8 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Completes the prompts that the command line names; prints or writes the rows, and returns them.
 
     Raises:
-        AlignkitError: an unknown decoder, prompts that cannot be read, a reward that needs columns they lack.
+        AlignkitError: an unknown decoder, prompts that cannot be read, a reward that does not exist, does not take its
+            settings, or needs columns that the prompts lack.
     """
     quiet_hosts()
     if args.decoder not in DECODERS:
@@ -36,7 +37,7 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
         raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
     examples = read_prompts(args.prompts) if args.prompts else [{"prompt": prompt} for prompt in args.prompt]
-    rewards = [load_reward(name, allow_code=not args.no_code) for name in args.reward]
+    rewards = build_named_rewards(args.reward, allow_code=not args.no_code)
     check_columns(rewards, examples[0])
     tokenizer = load_tokenizer(args.model)
     model = load_causal_or_seq2seq(args.model).to("cuda" if torch.cuda.is_available() else "cpu")

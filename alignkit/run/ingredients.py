@@ -3,13 +3,14 @@
 import copy
 import functools
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import DatasetDict
 
 from alignkit.data import load_data
-from alignkit.recipe import Recipe
+from alignkit.recipe import Recipe, read_rewards
 from alignkit.recipe.checks import METRIC_REWARD_KEYS, REWARD_KEYS
 from alignkit.registry import load_reward
 from alignkit.reward import (
@@ -101,6 +102,11 @@ def build_reward(name: str, spec: dict[str, Any], allow_code: bool = True) -> An
         reward = functools.partial(reward) if inspect.isroutine(reward) else copy.copy(reward)
         reward.__name__ = name
     return reward
+
+
+def build_named_rewards(entries: Sequence[str], allow_code: bool = True) -> list[Any]:
+    """The rewards that a command line names, see `read_rewards`; a `weight` changes no score."""
+    return [build_reward(name, spec, allow_code) for name, spec in read_rewards(entries, allow_code=allow_code).items()]
 
 
 def build_metrics(recipe: Recipe, allow_code: bool = True) -> dict[str, Any]:

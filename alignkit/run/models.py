@@ -9,7 +9,7 @@ from alignkit.errors import ConfigError, ModelError
 from alignkit.models.adapters import holds_adapter, let_learn, require_bitsandbytes
 from alignkit.models.from_scratch import build_causal_lm
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
-from alignkit.models.locating import resolve_model
+from alignkit.models.locating import RUN_MODEL, resolve_model
 from alignkit.recipe import Recipe
 from alignkit.text import completion_text, joined_text
 
@@ -33,9 +33,9 @@ def check_starting_models(recipe: Recipe) -> None:
     Raises:
         ConfigError: names the key that holds it.
     """
-    own = (recipe.output_dir / "model").resolve()
+    own = recipe.output_dir.resolve()
     for where, name in named_models(recipe).items():
-        if Path(name).expanduser().resolve() == own:
+        if Path(name).expanduser().resolve() in (own, own / RUN_MODEL):
             raise ConfigError(
                 f"{where}: {name} is where this run will save its own model; give it another training.output_dir"
             )

@@ -13,7 +13,6 @@ from accelerate.utils import send_to_device
 from trl.trainer.utils import RepeatSampler
 
 from alignkit.errors import AlignkitError
-from alignkit.models.adapters import save_quantization
 from alignkit.models.value_head import HEAD_NAME, is_critics, restore_value_head, save_value_head, split_head
 from alignkit.trainers.learned_callback import RewardStateCallback
 from alignkit.trainers.whole_checkpoints import WholeCheckpointsMixin
@@ -68,15 +67,12 @@ class CheckpointsMixin(WholeCheckpointsMixin):
     def _save(self: Any, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         model, adapted = _holder(self)
         if model is None:
-            super()._save(output_dir, state_dict=state_dict)  # type: ignore[misc]
-            if self.args.should_save:
-                save_quantization(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
+            super()._save(output_dir, state_dict=state_dict)
             return
         head, policy = split_head(model.state_dict() if state_dict is None or adapted else state_dict)
-        super()._save(output_dir, state_dict=state_dict if adapted else policy)  # type: ignore[misc]
+        super()._save(output_dir, state_dict=state_dict if adapted else policy)
         if self.args.should_save:  # `Trainer` calls this on every process
             save_value_head(head, output_dir or self.args.output_dir)
-            save_quantization(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model=model)  # type: ignore[misc]

@@ -32,6 +32,7 @@ from alignkit.text import is_conversational
 from alignkit.trainers.checkpoints import CheckpointsMixin
 from alignkit.trainers.evaluation import EvaluationMixin, sampling_settings
 from alignkit.trainers.learned_callback import RewardStateCallback
+from alignkit.trainers.model_card import ModelCardMixin
 from alignkit.trainers.on_policy_config import OnPolicyConfig
 from alignkit.trainers.pieces import PiecesMixin
 from alignkit.trainers.preparation import check_inputs, prepare_policy, with_saved_heads
@@ -41,7 +42,7 @@ from alignkit.trainers.scoring_rewards import call_rewards
 from alignkit.trainers.weights import WeightProbe
 
 
-class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, GRPOTrainer):
+class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardMixin, GRPOTrainer):
     """TRL's `GRPOTrainer` with its inside laid open in four steps: `sample`, `score`, `shape`, `update`.
 
     Takes TRL's arguments, and these:

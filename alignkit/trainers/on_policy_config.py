@@ -1,13 +1,18 @@
 """Settings that every on-policy trainer shares: TRL's `GRPOConfig`, less what only GRPO's loss reads, plus ours."""
 
+import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from trl import GRPOConfig
 
 from alignkit.advantages import KL_ESTIMATORS
 from alignkit.errors import ConfigError
+from alignkit.settings import argument_problems
 
 # What GRPO's own loss reads and these trainers do not: set, they would silently do nothing, so they are refused.
 _GRPO_ONLY = {
@@ -94,8 +99,25 @@ class Range:
         return f"{name}={value!r}; expected {expected}{other}{self.advice and ': '}{self.advice}"
 
 
+class KnownSettings:
+    """Refuses settings that a config does not have, in the words of a recipe, before Python's own error.
+
+    Attributes:
+        moved: names of another library's -> what to do instead, see `alignkit.settings.setting_problems`.
+    """
+
+    moved: Mapping[str, str] = MappingProxyType({})
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Raises `ConfigError` with every name that `__init__` does not take."""
+        taken = inspect.signature(cls.__init__).parameters
+        if problems := argument_problems(cls.__name__, settings, taken, demand=False, moved=cls.moved):
+            raise ConfigError("; ".join(problems))
+        return super().__new__(cls)
+
+
 @dataclass
-class OnPolicyConfig(GRPOConfig):
+class OnPolicyConfig(KnownSettings, GRPOConfig):
     """Settings of `OnPolicyTrainer`; REINFORCE and PPO add theirs.
 
     One optimiser step sees `per_device_train_batch_size * gradient_accumulation_steps` completions on each process.

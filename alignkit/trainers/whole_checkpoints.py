@@ -18,9 +18,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_checkpoints
 
 from alignkit.errors import CheckpointError
+from alignkit.models.adapters import save_quantization
 from alignkit.trainers.checkpoint_files import RECORD, choose_checkpoint, fault_of, write_record
 from alignkit.trainers.interruption import SaveAfterEpoch, StopOnSignal
 from alignkit.trainers.learned_callback import RewardStateCallback
+from alignkit.trainers.model_card import ModelCardMixin
 from alignkit.whole_files import (
     UNFINISHED,
     discard,
@@ -39,6 +41,8 @@ class WholeCheckpointsMixin:
 
     `train(resume_from_checkpoint=True)` takes the newest whole checkpoint and says which, and what became of a newer
     one. A checkpoint of the last step is loaded as it is; transformers would train a step more.
+
+    Wherever an adapter is saved, how its base was quantised is written beside it.
     """
 
     _unfinished: Path | None = None  # the checkpoint that is being written
@@ -48,6 +52,11 @@ class WholeCheckpointsMixin:
 
     def save_beside(self, folder: Path) -> None:
         """Hook: write more into a checkpoint that is being saved. Called on every process."""
+
+    def _save(self: Any, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict=state_dict)  # type: ignore[misc]
+        if self.args.should_save:  # `Trainer` calls this on every process
+            save_quantization(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
 
     def _get_output_dir(self: Any, trial: Any) -> str:
         run = super()._get_output_dir(trial)  # type: ignore[misc]
@@ -201,11 +210,14 @@ class WholeCheckpointsMixin:
 
 @functools.cache
 def with_whole_checkpoints(trainer_class: type) -> type:
-    """A trainer of transformers or TRL whose checkpoints are whole or not there; all else is as it was."""
+    """A trainer of transformers or TRL whose checkpoints are whole or not there, and whose model card is true.
+
+    It trains as it did.
+    """
     if issubclass(trainer_class, WholeCheckpointsMixin):
         return trainer_class
     members = {"__doc__": trainer_class.__doc__, "__module__": trainer_class.__module__}
-    return cast(type, type(trainer_class.__name__, (WholeCheckpointsMixin, trainer_class), members))
+    return cast(type, type(trainer_class.__name__, (WholeCheckpointsMixin, ModelCardMixin, trainer_class), members))
 
 
 def _rotate(newest: Path, limit: int | None, best: str | None) -> None:

@@ -1,0 +1,79 @@
+"""What TRL 1.12's `PPOConfig` and `PPOTrainer` had and ours have not, and where each of them went.
+
+`docs/migrate-from-trl-ppo.md` says the same in its tables; a test holds the two together.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+_PAGE = "docs/migrate-from-trl-ppo.md"
+
+
+class Moved(NamedTuple):
+    """Where a setting or an argument went.
+
+    Attributes:
+        here: what does its work here; empty where nothing has to.
+        change: what is different.
+    """
+
+    here: tuple[str, ...]
+    change: str
+
+
+_BATCHES = "see batches and steps"
+_COMPUTED = "gone: the trainer computed them and wrote them there"
+_ENDS = "gone: a completion always ends at the tokenizer's eos_token; another end is another eos_token"
+
+SETTINGS = {
+    "dataset_num_proc": Moved((), "gone: the trainer did not read it; here the data stay text"),
+    "num_mini_batches": Moved(("steps_per_generation", "gradient_accumulation_steps"), _BATCHES),
+    "num_ppo_epochs": Moved(("num_iterations",), "same default, 4"),
+    "total_episodes": Moved(("max_steps", "num_train_epochs"), f"optimiser steps instead of completions, {_BATCHES}"),
+    "local_rollout_forward_batch_size": Moved(
+        ("per_device_train_batch_size",), "gone: rollouts are scored in micro-batches of training"
+    ),
+    "num_sample_generations": Moved(
+        ("log_completions", "eval_steps"),
+        "rollouts are logged as a table, held-out prompts by evaluation; off by default",
+    ),
+    "response_length": Moved(("max_completion_length",), "512 instead of 53: set it"),
+    "stop_token": Moved((), _ENDS),
+    "stop_token_id": Moved((), _ENDS),
+    "missing_eos_penalty": Moved(("reward_weights",), "gone: a reward with a negative weight, see before and after"),
+    "sft_model_path": Moved((), "gone: no trainer read it; the model is an argument"),
+    "reward_model_path": Moved((), "gone: no trainer read it; the rewards are an argument"),
+    "model_adapter_name": Moved((), "gone: the trainer's peft_config makes the one adapter that is trained"),
+    "ref_adapter_name": Moved(
+        (), "gone: the reference is the model with its adapter switched off, or the argument ref_model"
+    ),
+    "world_size": Moved((), _COMPUTED),
+    "batch_size": Moved((), _COMPUTED),
+    "micro_batch_size": Moved((), _COMPUTED),
+    "mini_batch_size": Moved((), _COMPUTED),
+    "local_batch_size": Moved((), _COMPUTED),
+    "local_mini_batch_size": Moved((), _COMPUTED),
+    "num_total_batches": Moved((), _COMPUTED),
+}
+
+ARGUMENTS = {
+    "reward_model": Moved(
+        ("reward_funcs",),
+        "one callable or several; a sequence classifier is still taken, its first logit counts",
+    ),
+    "value_model": Moved((), "gone: a head on the policy, or a trunk of its own with separate_critic=True"),
+    "data_collator": Moved((), "gone: prompts are tokenised and padded as they are sampled"),
+}
+
+
+def advice(table: Mapping[str, Moved]) -> dict[str, str]:
+    """Name -> how the sentence "... has no setting NAME" goes on.
+
+    >>> advice({"num_ppo_epochs": Moved(("num_iterations",), "same default, 4")})["num_ppo_epochs"]
+    '; use num_iterations: same default, 4 (docs/migrate-from-trl-ppo.md)'
+    """
+    said = {}
+    for name, (here, change) in table.items():
+        what = f"use {', '.join(here)}: {change.removeprefix('gone: ')}" if here else change
+        said[name] = f"; {what} ({_PAGE})"
+    return said
