@@ -1,11 +1,14 @@
 """What makes sampling and scoring fast leaves their results as they were."""
 
+import logging
+
 import pytest
 import torch
 from accelerate import Accelerator
 from transformers import DynamicCache, GenerationConfig
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
+from transformers.utils import logging as host_logging
 
 from alignkit.decoding import sampling
 from alignkit.decoding.cache import RoomyLayer, make_roomy, shared_prompts
@@ -96,6 +99,28 @@ def test_prompts_that_differ_in_padding_only_are_not_shared():
     assert shared_prompts({**inputs, "attention_mask": torch.ones_like(ids), "pixels": torch.zeros(2)}) is None
     sections = torch.zeros(2, 2, 4)  # positions of several axes, whose rows are not the first dimension
     assert shared_prompts({**inputs, "attention_mask": torch.ones_like(ids), "position_ids": sections}) is None
+
+
+def test_rows_that_have_ended_do_not_look_like_a_forgotten_mask():
+    """The host drops a mask of ones, and its GPT-2 then takes the padding of ended rows for padding without a mask."""
+    model = tiny_causal_lm("gpt2")
+    ids = torch.randint(3, 30, (16, 5), generator=torch.Generator().manual_seed(1))
+    mask, eos = torch.ones_like(ids), list(range(1, 20))  # rows end early, at different steps
+    config = GenerationConfig(max_new_tokens=6, do_sample=True, eos_token_id=eos, pad_token_id=0)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = host_logging.get_logger("transformers.modeling_utils")
+    logger.addHandler(handler)
+    host_logging.warning_once.cache_clear()
+    try:
+        made = SamplingDecoder()(model, ids, mask, config)
+        assert (made.lengths() < made.lengths().max()).any() and said == []
+        with torch.no_grad():
+            model(input_ids=torch.tensor([[0, 0, 4]]))
+        assert len(said) == 1 and "passing in an `attention_mask`" in said[0], "where it is forgotten, it is said"
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_draws_follow_the_distribution_and_never_take_the_impossible():
