@@ -1,7 +1,8 @@
 """Files and folders that are whole or not there: whoever reads them never meets one that broke off.
 
 What is written goes to another name first and takes its place in one move, which no kill can cut in two. (A folder
-whose name is taken needs two: the old one goes out of the way first.)
+whose name is taken needs two: the old one goes out of the way first. `finish_replacing` makes up for a second one that
+a kill left out.)
 """
 
 import errno
@@ -14,6 +15,7 @@ from alignkit.errors import ConfigError
 
 # Where folders are built, and where those that are deleted go first; no host takes it for a checkpoint.
 UNFINISHED = "alignkit_unfinished"
+_REPLACED = "replaced-"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What libraries that write by themselves say: safetensors (Rust) and torch (C++) raise no OSError.
 _SAID = ("(os error 28)", "(os error 27)", "(os error 122)", "No space left", "PytorchStreamWriter", "inline_container")
@@ -58,14 +60,31 @@ def put_in_place(new: Path, place: Path) -> None:
 
     Args:
         new: a folder in `<somewhere>/alignkit_unfinished`, which is removed with all that is left in it.
-        place: on the same file system.
+        place: in `<somewhere>`, of the same name.
     """
     sync_folder(new)
     if place.exists():
-        place.rename(new.with_name(f"replaced-{place.name}"))
+        place.rename(new.with_name(f"{_REPLACED}{place.name}"))
     new.rename(place)
     _sync(place.parent)
     shutil.rmtree(new.parent, ignore_errors=True)
+
+
+def finish_replacing(folder: Path) -> None:
+    """Make the second move where a kill let `put_in_place` make the first one only.
+
+    Both folders are whole then, and neither has its name: the new one gets it. To be called by one process, before
+    anyone looks for what is in a folder, or clears its `alignkit_unfinished`.
+
+    Args:
+        folder: the `<somewhere>` of `put_in_place`; need not be there.
+    """
+    for old in (folder / UNFINISHED).glob(f"{_REPLACED}*"):
+        new = old.with_name(old.name.removeprefix(_REPLACED))
+        place = folder / new.name
+        if new.exists() and not place.exists():
+            new.rename(place)
+            _sync(folder)
 
 
 def discard(folder: Path) -> None:

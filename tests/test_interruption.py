@@ -148,7 +148,15 @@ def test_signals_are_given_back_when_training_fails(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_signal_after_the_last_step_is_not_swallowed(tmp_path):
+@pytest.fixture
+def pythons_own_ctrl_c():
+    """As a shell starts a program; one that it starts with `&` gets SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_after_the_last_step_is_not_swallowed(tmp_path, pythons_own_ctrl_c):
     class Late(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "train_runtime" in (logs or {}):

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from test_launch_files import launched
 from transformers import AutoModelForSequenceClassification
 
 from alignkit.errors import ConfigError, DataError
@@ -90,3 +93,39 @@ def test_accelerate_that_starts_one_process_for_several_is_noticed(asked, refuse
         check_processes()
     monkeypatch.setenv("ALIGNKIT_NUM_PROCESSES", "1")
     assert check_processes() == 1, "who says so gets one"
+
+
+@pytest.mark.parametrize("file, variable, sharding", [
+    ("fsdp2", "ACCELERATE_USE_FSDP", "FSDP"), ("zero2", "ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+    ("zero3", "ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ddp", None, None),
+])  # fmt: skip
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_launch_file_that_shards_is_refused_where_accelerate_would_not(
+    file, variable, sharding, processes, monkeypatch
+):
+    """The processes of torchrun are played: accelerate knows two of them on CPUs, or one that nobody launched."""
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    settings = launched(RECIPES / "accelerate" / f"{file}.yaml")
+    settings.deepspeed_fields_from_accelerate_config = "zero_stage"  # which `accelerate launch` adds on its way
+    prepare = prepare_multi_gpu_env if not settings.use_deepspeed else lambda s: prepare_deepspeed_cmd_env(s)[1]
+    for name, value in prepare(settings).items():
+        if name.startswith("ACCELERATE_"):
+            monkeypatch.setenv(name, value)
+    for name in ("MASTER_PORT", "ALIGNKIT_NUM_PROCESSES", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    state = PartialState()
+    monkeypatch.setitem(state._shared_state, "num_processes", processes)
+    kind = DistributedType.NO if processes == 1 else DistributedType.MULTI_CPU
+    monkeypatch.setitem(state._shared_state, "distributed_type", kind)
+    monkeypatch.setitem(state._shared_state, "device", torch.device("cpu"))
+    if variable is None:
+        assert check_processes() == processes
+        return
+    said = rf"{variable}=true .* asks for {sharding}, but .* on cpu, where .* torchrun --nproc_per_node {processes} "
+    with pytest.raises(ConfigError, match=said):
+        check_processes()
+    monkeypatch.setitem(state._shared_state, "distributed_type", DistributedType.MULTI_GPU)
+    assert check_processes() == processes, "where it shards, it may"

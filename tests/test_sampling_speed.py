@@ -1,5 +1,7 @@
 """What makes sampling and scoring fast leaves their results as they were."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from accelerate import Accelerator
 from transformers import DynamicCache, GenerationConfig
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
+from transformers.utils import logging as host_logging
 
 from alignkit.decoding import sampling
 from alignkit.decoding.cache import RoomyLayer, make_roomy, shared_prompts
@@ -58,14 +61,16 @@ def test_only_empty_plain_layers_are_replaced():
     assert type(both.cross_attention_cache.layers[0]) is DynamicLayer
 
 
+@pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("kind", CAUSAL_KINDS)
-def test_equal_prompts_are_read_once_and_answered_as_if_read_each(kind, monkeypatch):
+def test_equal_prompts_are_read_once_and_answered_as_if_read_each(kind, padded, monkeypatch):
     model = tiny_causal_lm(kind)
     attach_value_head(model)
     torch.nn.init.normal_(model.value_head.linear.weight)
     ids = torch.randint(3, 30, (3, 7), generator=torch.Generator().manual_seed(1)).repeat_interleave(4, 0)
     mask = torch.ones_like(ids)
-    mask[4:8, :3] = 0
+    if padded:
+        mask[4:8, :3] = 0
     config = GenerationConfig(max_new_tokens=6, do_sample=True, eos_token_id=1, pad_token_id=0, top_k=0)
     widths = []
     backbone = getattr(model, model.base_model_prefix)
@@ -97,6 +102,31 @@ def test_prompts_that_differ_in_padding_only_are_not_shared():
     assert shared_prompts({**inputs, "attention_mask": torch.ones_like(ids), "pixels": torch.zeros(2)}) is None
     sections = torch.zeros(2, 2, 4)  # positions of several axes, whose rows are not the first dimension
     assert shared_prompts({**inputs, "attention_mask": torch.ones_like(ids), "position_ids": sections}) is None
+
+
+def test_rows_that_have_ended_do_not_look_like_a_forgotten_mask():
+    """The host drops a mask of ones, and its GPT-2 then takes the padding of ended rows for padding without a mask."""
+    model = tiny_causal_lm("gpt2")
+    ids = torch.randint(3, 30, (16, 5), generator=torch.Generator().manual_seed(1))
+    mask, eos = torch.ones_like(ids), list(range(1, 20))  # rows end early, at different steps
+    config = GenerationConfig(max_new_tokens=6, do_sample=True, eos_token_id=eos, pad_token_id=0)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = host_logging.get_logger("transformers.modeling_utils")
+    logger.addHandler(handler)
+    verbosity = host_logging.get_verbosity()  # a run that was tested before leaves errors only
+    host_logging.set_verbosity_warning()
+    host_logging.warning_once.cache_clear()
+    try:
+        made = SamplingDecoder()(model, ids, mask, config)
+        assert (made.lengths() < made.lengths().max()).any() and said == []
+        with torch.no_grad():
+            model(input_ids=torch.tensor([[0, 0, 4]]))
+        assert len(said) == 1 and "passing in an `attention_mask`" in said[0], "where it is forgotten, it is said"
+    finally:
+        logger.removeHandler(handler)
+        host_logging.set_verbosity(verbosity)
 
 
 def test_draws_follow_the_distribution_and_never_take_the_impossible():

@@ -80,13 +80,14 @@ def shared_prompts(inputs: dict[str, Any]) -> SharedPrompts | None:
     model keeps of a prompt is more than keys and values that can be copied.
 
     Args:
-        inputs: of the first forward; `input_ids` (B, P), `attention_mask` (B, P) and the empty cache among them.
+        inputs: of the first forward; `input_ids` (B, P), `attention_mask` (B, P) and the empty cache among them. The
+            host leaves a mask out that holds nothing but ones.
     """
     cache, ids, mask = (inputs.get(key) for key in ("past_key_values", "input_ids", "attention_mask"))
     others = [key for key, value in inputs.items() if isinstance(value, torch.Tensor) and key not in BY_ROW]
     if not isinstance(cache, DynamicCache) or not all(type(layer) is RoomyLayer for layer in cache.layers) or others:
         return None
     by_row = [inputs[key] for key in BY_ROW if inputs.get(key) is not None]
-    if ids is None or mask is None or any(value.dim() != 2 or len(value) != len(ids) for value in by_row):
+    if ids is None or any(value.dim() != 2 or len(value) != len(ids) for value in by_row):
         return None
-    return equal_rows(ids, mask)
+    return equal_rows(ids, torch.ones_like(ids) if mask is None else mask)

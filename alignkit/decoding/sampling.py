@@ -5,6 +5,8 @@ A decoder turns prompts into completions and says how likely it made them. It ru
 takes its completions from a decoder, and keeps the log-probabilities and values seen on the way.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -102,12 +104,13 @@ class SamplingDecoder:
         was_training = model.training
         model.eval()
         try:
-            model.generate(
-                input_ids=prompt_ids,
-                attention_mask=prompt_mask,
-                generation_config=generation_config,
-                custom_generate=loop,
-            )
+            with _mask_is_not_forgotten(model):
+                model.generate(
+                    input_ids=prompt_ids,
+                    attention_mask=prompt_mask,
+                    generation_config=generation_config,
+                    custom_generate=loop,
+                )
         finally:
             model.train(was_training)
         mask = torch.stack(loop.alive, 1)
@@ -198,6 +201,24 @@ class _SamplingLoop:
             unfinished = unfinished & ~stopping_criteria(input_ids, None)
             all_finished = not bool(unfinished.any())
         return input_ids
+
+
+@contextmanager
+def _mask_is_not_forgotten(model: nn.Module) -> Iterator[None]:
+    """`generate` drops a mask of ones; some models then take the padding of rows that have ended, or a beginning with a
+    token that also pads, for padding without a mask, and tell the user to pass one. They do not look here."""
+    inside = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    for module in inside:
+        module.warn_if_padding_and_no_attention_mask = _say_nothing
+    try:
+        yield
+    finally:
+        for module in inside:
+            del module.warn_if_padding_and_no_attention_mask
+
+
+def _say_nothing(*arguments: Any) -> None:
+    pass
 
 
 def draw(probabilities: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,7 @@ VARIABLES = (
     "OMP_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
 )
+_SHARDING = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 
 
 def quiet_hosts() -> None:
@@ -53,19 +54,22 @@ def quiet_hosts() -> None:
 
 
 def check_processes() -> int:
-    """How many processes train together, once it is certain that they are as many as were asked for.
+    """How many processes train together, once it is certain that they are as many, and as sharded, as was asked for.
 
     A launcher that starts fewer than it was asked for would silently train with a smaller batch: `accelerate launch
     --cpu --num_processes 2` does so. It starts one process, tells it where to meet the others (MASTER_PORT), which it
-    does only when it was asked for several, and tells it nothing of their number (WORLD_SIZE).
+    does only when it was asked for several, and tells it nothing of their number (WORLD_SIZE). And without an
+    accelerator it passes over FSDP and DeepSpeed: each process would hold everything.
 
     Raises:
-        ConfigError: ALIGNKIT_NUM_PROCESSES or the launcher's WORLD_SIZE names another number, or accelerate was asked
-            for several processes and started one.
+        ConfigError: ALIGNKIT_NUM_PROCESSES or the launcher's WORLD_SIZE names another number, accelerate was asked
+            for several processes and started one, or for FSDP or DeepSpeed and gives none.
     """
     from accelerate import PartialState
+    from accelerate.utils import DistributedType
 
-    actual = PartialState().num_processes
+    state = PartialState()
+    actual = state.num_processes
     for name in ("ALIGNKIT_NUM_PROCESSES", "WORLD_SIZE"):
         asked = os.environ.get(name)
         if not asked:
@@ -85,6 +89,15 @@ def check_processes() -> int:
             "torchrun --nproc_per_node N -m alignkit train ... (on a CPU with training.use_cpu=true). If one is what "
             "you want, set ALIGNKIT_NUM_PROCESSES=1"
         )
+    for name, sharding in _SHARDING.items():
+        asked = os.environ.get(name, "")
+        if asked.lower() == "true" and state.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU):
+            raise ConfigError(
+                f"{name}={asked} (from accelerate's launch file) asks for {sharding}, but this process trains on "
+                f"{state.device.type}, where accelerate shards nothing: each process would hold all weights and the "
+                "whole optimiser. Launch it on GPUs, or without sharding: torchrun --nproc_per_node "
+                f"{actual} -m alignkit train ... (on a CPU with training.use_cpu=true)"
+            )
     return actual
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from alignkit.errors import AlignkitError
@@ -30,7 +31,7 @@ from alignkit.recipe import Recipe
 from alignkit.reward import describe_reward
 from alignkit.run.environment import command_line, describe_environment
 from alignkit.trainers.checkpoint_files import choose_checkpoint, newest_last, step_of
-from alignkit.whole_files import UNFINISHED, check_writable, discard, put_in_place, write_text
+from alignkit.whole_files import UNFINISHED, check_writable, discard, finish_replacing, put_in_place, write_text
 
 RUN_FILES = (
     "metrics.jsonl",
@@ -67,7 +68,8 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, *, resume: bool = False, overwrite: bool = False, main: bool = True) -> "RunFolder":
-        """See whether a run may go into this folder; nothing is touched before `begin`.
+        """See whether a run may go into this folder; nothing is touched before `begin`, but that what a kill left
+        without its name gets it.
 
         Args:
             path: where.
@@ -85,6 +87,8 @@ class RunFolder:
             raise AlignkitError("--resume continues a run and --overwrite begins anew; give one of them")
         if main:
             check_writable(path, "training.output_dir")
+            finish_replacing(path)
+        PartialState().wait_for_everyone()
         checkpoints = newest_last(path)
         if resume:
             return cls(path, _to_continue(path, main), main=main)

@@ -125,7 +125,8 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
     rollout is used for `num_iterations` passes. `max_steps` counts optimiser steps.
 
     Differences from TRL's defaults: `bf16` is on only where a GPU supports it, `gradient_checkpointing` is off,
-    dropout is off (so that scoring sees the model that sampled), `num_generations` may be 1.
+    dropout is off (so that scoring sees the model that sampled), `num_generations` may be 1. Under DDP each step looks
+    for weights that it did not reach (`ddp_find_unused_parameters`), with `gradient_checkpointing` too.
 
     Args:
         kl_coef: weight of the KL penalty against the reference, taken off each token's reward; 0 leaves it out.
@@ -196,6 +197,11 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
         # GRPOConfig's own check demands two generations a prompt, which only group baselines need: go past it, and keep
         # what it refuses besides in `_refused_by_grpo`
         super(GRPOConfig, self).__post_init__()
+        reentrant = (self.gradient_checkpointing_kwargs or {}).get(
+            "use_reentrant"
+        )  # it and the search cannot be together
+        if self.ddp_find_unused_parameters is None and not reentrant:
+            self.ddp_find_unused_parameters = True
         problems = [*self._grpo_only(), *self._refused_by_grpo(), *self._out_of_range(), *self._derive_batches()]
         problems += self._contradictions()
         if problems:

@@ -26,6 +26,7 @@ from alignkit.trainers.model_card import ModelCardMixin
 from alignkit.whole_files import (
     UNFINISHED,
     discard,
+    finish_replacing,
     is_failed_write,
     is_lack_of_room,
     put_in_place,
@@ -74,6 +75,7 @@ class WholeCheckpointsMixin:
         new, place = Path(run, UNFINISHED, name), Path(run, name)
         try:
             if self.args.should_save:
+                finish_replacing(new.parent.parent)
                 shutil.rmtree(new.parent, ignore_errors=True)  # what a killed run left
                 new.mkdir(parents=True)
             self.accelerator.wait_for_everyone()
@@ -143,6 +145,9 @@ class WholeCheckpointsMixin:
     def _checkpoint_to_resume(self: Any, asked: str | bool | None) -> str | None:
         if not asked:
             return None
+        if self.args.should_save:
+            finish_replacing(Path(self.args.output_dir))
+        self.accelerator.wait_for_everyone()
         if asked is True:
             # one process looks, so that all take the same
             choice = broadcast_object_list([choose_checkpoint(self.args.output_dir)])[0]
