@@ -63,10 +63,13 @@ def put_in_place(new: Path, place: Path) -> None:
         place: in `<somewhere>`, of the same name.
     """
     sync_folder(new)
+    old = new.with_name(f"{_REPLACED}{place.name}")
     if place.exists():
-        place.rename(new.with_name(f"{_REPLACED}{place.name}"))
+        place.rename(old)
     new.rename(place)
     _sync(place.parent)
+    if old.exists():
+        old.rename(old.with_name(f"deleted-{place.name}"))  # should it not go away, it must not look like half a move
     shutil.rmtree(new.parent, ignore_errors=True)
 
 
@@ -82,7 +85,9 @@ def finish_replacing(folder: Path) -> None:
     for old in (folder / UNFINISHED).glob(f"{_REPLACED}*"):
         new = old.with_name(old.name.removeprefix(_REPLACED))
         place = folder / new.name
-        if new.exists() and not place.exists():
+        if place.exists():
+            old.rename(old.with_name(f"deleted-{new.name}"))  # both moves were made
+        elif new.exists():
             new.rename(place)
             _sync(folder)
 

@@ -5,13 +5,14 @@ import logging
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BitsAndBytesConfig
 
 from alignkit import PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
 from alignkit.errors import ConfigError, ModelError
+from alignkit.models.adapters import check_adapter
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.reference import frozen_copy, reference_of
 from alignkit.models.scoring import score_completions
@@ -234,3 +235,17 @@ def test_an_adapter_that_was_loaded_ready_learns(small_llama, tmp_path):
     assert any("lora_A" in name for name in moved) and any("value_head" in name for name in moved)
     assert all("lora_" in name or "value_head" in name for name in moved)
     assert not torch.equal(logits(run.ref_model), logits(run.model))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["c_attn"], alora_invocation_tokens=[5], task_type="CAUSAL_LM"),
+        PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+        PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+    ],
+    ids=["alora", "prefix", "prompt"],
+)
+def test_adapters_that_depend_on_where_a_text_begins_are_refused(config):
+    with pytest.raises(ConfigError, match=r"depends on where a text begins .* use LoRA"):
+        check_adapter(tiny_causal_lm("gpt2"), config)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from processes_job import Replay, trained_weights, trainer_of
 
 from alignkit.errors import ConfigError
-from alignkit.trainers.pieces import TOKENS_ON_CPU, PiecesMixin, pieces
+from alignkit.trainers.pieces import TOKENS_ON_CPU, PiecesMixin, in_pieces, pieces
+from alignkit.trainers.reinforce import ReinforceTrainer
 
 TIMES = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
 
@@ -111,16 +112,41 @@ def test_a_rollout_left_early_is_left_at_the_same_step(tmp_path):
     assert steps[0] == steps[1] == [1, 3, 5, 7]  # two steps of three, then a new rollout
 
 
-@pytest.mark.parametrize("kind", [DistributedType.DEEPSPEED, DistributedType.FSDP])
-def test_engines_that_step_on_every_backward_are_refused(kind):
+@pytest.mark.parametrize(
+    ("kind", "optim"),
+    [
+        (DistributedType.DEEPSPEED, "adamw_torch"),
+        (DistributedType.FSDP, "adamw_torch"),
+        (DistributedType.MULTI_CPU, "adamw_torch"),
+        (DistributedType.NO, "lomo"),
+        (DistributedType.NO, "galore_adamw_layerwise"),
+    ],
+)
+def test_where_several_backward_passes_cannot_be_they_are_refused(kind, optim):
     class Host:
         def __init__(self, limit):
-            self.accelerator = type("Accelerator", (), {"distributed_type": kind})()
-            self.args = type("Args", (), {"max_tokens_per_forward": limit})()
+            about = {"distributed_type": kind, "device": torch.device("cpu"), "mixed_precision": "no"}
+            self.accelerator = type("Accelerator", (), about)()
+            self.args = type("Args", (), {"max_tokens_per_forward": limit, "optim": optim})()
 
     class Trainer(PiecesMixin, Host):
-        pass
+        @in_pieces
+        def update(self, model, batch):
+            raise NotImplementedError
 
     assert Trainer(None)._tokens_at_once is None
     with pytest.raises(ConfigError, match=r"max_tokens_per_forward=64 .* raise gradient_accumulation_steps"):
         Trainer(64)
+
+
+def test_a_loss_of_ones_own_is_not_cut_unless_that_was_asked_for(tmp_path):
+    class OfRows(ReinforceTrainer):
+        def update(self, model, batch):
+            return super().update(model, batch).mean()
+
+    plain = trainer_of("hybrid", tmp_path, Replay())
+    assert plain._tokens_at_once == TOKENS_ON_CPU
+    plain.__class__ = OfRows
+    assert plain._tokens_at_once is None
+    plain.args.max_tokens_per_forward = 100
+    assert plain._tokens_at_once == 100

@@ -54,6 +54,16 @@ def test_where_nothing_was_cut_nothing_moves(tmp_path):
     assert unfinished.is_dir() and [path.name for path in tmp_path.iterdir()] == [UNFINISHED]
 
 
+def test_what_was_replaced_long_ago_gives_its_name_to_nothing_half_written(tmp_path):
+    folder_with(tmp_path / UNFINISHED / "replaced-checkpoint-2", "old")  # could not be deleted
+    place = folder_with(tmp_path / "checkpoint-2", "new")
+    finish_replacing(tmp_path)
+    shutil.rmtree(place)
+    folder_with(tmp_path / UNFINISHED / "checkpoint-2", "half")
+    finish_replacing(tmp_path)
+    assert not place.exists()
+
+
 @pytest.fixture
 def cut(tmp_path):
     """A run that was killed while its only checkpoint was saved again."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from transformers import DynamicCache, GenerationConfig
+from transformers import AutoModelForCausalLM, DynamicCache, FalconConfig, GenerationConfig
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 from transformers.utils import logging as host_logging
@@ -213,10 +213,38 @@ def test_the_attention_is_chosen_inside_only_and_set_back():
         with attention_for(model, 10):
             assert model.config._attn_implementation == "sdpa"
         model.gradient_checkpointing_disable()
-        model.config.attn_logit_softcapping = 50.0  # which only the plain one does
-        with attention_for(model, 10):
-            assert model.config._attn_implementation == "sdpa"
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_attentions_that_are_two_functions_are_not_exchanged():
+    """Falcon's ALiBi is added before the division by the width in one, after it in the other."""
+    config = FalconConfig(
+        vocab_size=37,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        alibi=True,
+        new_decoder_architecture=False,
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert model.config._attn_implementation == "sdpa"
+    with torch.autocast("cpu", torch.bfloat16), attention_for(model, 10):
+        assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_decoder_may_sample_while_it_samples():
+    model = tiny_causal_lm("gpt2")
+    config = GenerationConfig(max_new_tokens=3, do_sample=True, eos_token_id=1, pad_token_id=0, top_k=0)
+    ids = torch.full((2, 3), 7)
+
+    def within(module, args, kwargs):
+        if not inside:
+            inside.append(True)
+            SamplingDecoder()(model, ids, torch.ones_like(ids), config)
+
+    inside: list[bool] = []
+    model.register_forward_pre_hook(within, with_kwargs=True)
+    assert SamplingDecoder()(model, ids, torch.ones_like(ids), config).completion_ids.shape[0] == 2
 
 
 def test_a_users_own_word_to_malloc_is_respected(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, Gemma2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
 from alignkit.models import scoring
 from alignkit.models.scoring import add_scoring, score_completions
@@ -100,15 +100,37 @@ def test_few_copies_are_read_whole():
     assert seen == [4 * (WIDTH + TOKENS - 1)]
 
 
-def test_recomputed_activations_leave_no_room_for_a_cache():
-    model, rows = taught("llama"), batch()
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("kind", CAUSAL_KINDS)
+def test_recomputed_activations_leave_no_room_for_a_cache(kind, gradients):
+    model, rows = taught(kind), batch()
     whole, _ = scored(model, rows)
     model.gradient_checkpointing_enable()
     model.train()
     seen = tokens_read(model)
-    again, _ = scored(model, rows)
+    with torch.set_grad_enabled(gradients):
+        again = score_completions(model, *rows, temperature=0.7)
     assert seen == [PROMPTS * COPIES * (WIDTH + TOKENS - 1)]
     torch.testing.assert_close(again["log_probs"], whole["log_probs"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_positions_that_depend_on_the_length_need_the_whole_text(kind):
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 8}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    config = LlamaConfig(
+        vocab_size=37, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=32, rope_parameters=rope,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    add_scoring(model)
+    rows = batch()
+    seen = tokens_read(model)
+    together = score_completions(model, *rows)["log_probs"]
+    assert seen == [PROMPTS * COPIES * (WIDTH + TOKENS - 1)]
+    one = tuple(t[:1] for t in rows)
+    torch.testing.assert_close(score_completions(model, *one)["log_probs"], together[:1], rtol=0, atol=1e-5)
 
 
 def test_a_model_with_a_sliding_window_reads_every_row_whole():

@@ -214,7 +214,9 @@ def _mask_is_not_forgotten(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in inside:
-            del module.warn_if_padding_and_no_attention_mask
+            module.__dict__.pop(
+                "warn_if_padding_and_no_attention_mask", None
+            )  # gone already where one ran inside another
 
 
 def _say_nothing(*arguments: Any) -> None:

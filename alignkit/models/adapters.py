@@ -213,6 +213,12 @@ def check_adapter(model: Any, peft_config: Any) -> None:
             "the model is an adapter already and goes on learning; leave the new adapter out (peft_config, in a recipe "
             "adapter), or fold the first into its base before (alignkit merge)"
         )
+    own = "alora_invocation_tokens" if getattr(peft_config, "alora_invocation_tokens", None) else ""
+    if own or peft_config.is_prompt_learning:
+        raise ConfigError(
+            f"an adapter that depends on where a text begins ({own or peft_config.peft_type.value}) scores a "
+            "completion otherwise than it sampled it; use LoRA or another adapter of the layers' weights"
+        )
     targets = getattr(peft_config, "target_modules", None)
     if getattr(peft_config, "target_parameters", None) or targets == INCLUDE_LINEAR_LAYERS_SHORTHAND:
         return

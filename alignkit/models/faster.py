@@ -32,6 +32,35 @@ def fuse_activations(model: nn.Module) -> None:
                 setattr(module, name, nn.GELU(approximate="tanh"))
 
 
+@torch.no_grad()
+def _attend_alike(model: PreTrainedModel) -> bool:
+    """Whether the host's two attentions are one function in this model: found out once, by trying in float32.
+
+    They are two where one caps its logits, or adds positions to them otherwise (Falcon's ALiBi).
+    """
+    known = model.__dict__.get("_alignkit_attends_alike")
+    if known is None:
+        ids = torch.arange(2, 8, device=model.device).view(2, 3) % model.config.get_text_config().vocab_size
+        mask = torch.tensor([[1, 1, 1], [0, 1, 1]], device=model.device)
+        was_training = model.training
+        model.eval()
+        seen = []
+        with torch.autocast(model.device.type, enabled=False):
+            for way in ("eager", "sdpa"):
+                model.config._attn_implementation = way
+                seen.append(_first_output(model, ids, mask).float()[mask.bool()])
+        model.train(was_training)
+        limit = 1e-4 if model.dtype == torch.float32 else 3e-2
+        known = bool((seen[0] - seen[1]).abs().max() <= limit * seen[1].abs().max())
+        model.__dict__["_alignkit_attends_alike"] = known
+    return known
+
+
+def _first_output(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    return model(input_ids=ids, attention_mask=mask, use_cache=False, **more)[0]
+
+
 def recomputes(model: nn.Module) -> bool:
     """Whether some module computes its activations again in the backward pass."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
@@ -54,8 +83,8 @@ def attention_for(model: PreTrainedModel, length: int) -> Iterator[None]:
         and model.device.type == "cpu"
         and dtype == torch.bfloat16
         and config._attn_implementation == "sdpa"
-        and getattr(config, "attn_logit_softcapping", None) is None  # the fused one leaves it out
         and not (torch.is_grad_enabled() and recomputes(model))  # the second time would go the other way
+        and _attend_alike(model)
     )
     if not plain:
         yield

@@ -21,6 +21,8 @@ from alignkit.models.faster import recomputes
 # the prompt's keys and values are copied for every completion: with fewer than two a prompt there is little to gain
 _LEAST_COPIES = 2
 _ATTENTION = ("eager", "sdpa")  # flash attention cuts padding off on one side only
+# rotary positions that are turned otherwise in a longer text: the prompt alone would be read by other ones
+_BY_LENGTH = {"longrope", "dynamic"}
 
 
 @dataclass
@@ -118,12 +120,20 @@ def _keeps_keys_and_values(model: PreTrainedModel, backbone: nn.Module) -> bool:
     """Whether all that the model keeps of a text is each token's keys and values (no window, no recurrent state)."""
     if model.config.is_encoder_decoder or model.config._attn_implementation not in _ATTENTION:
         return False
-    if model.training and torch.is_grad_enabled() and recomputes(model):
-        return False  # the host keeps no cache then
+    if model.training and recomputes(model):
+        return False  # the host keeps no cache then, with gradients or without
+    if _rotary_kinds(model.config) & _BY_LENGTH:
+        return False
     if "past_key_values" not in inspect.signature(backbone.forward).parameters:
         return False
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _rotary_kinds(config: Any) -> set[str]:
+    settings = getattr(config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    each = [value for value in settings.values() if isinstance(value, dict)] or [settings]  # one for each kind of layer
+    return {str(value.get("rope_type")) for value in each}
 
 
 def _weights_are_gathered(model: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.models.locating import is_run
+from alignkit.whole_files import write_text
 
 _BASE = re.compile(r"This model is a fine-tuned version of \[None\]\(https://huggingface\.co/None\)")
 _PLACE = 'model="None"'
@@ -23,7 +24,7 @@ class ModelCardMixin:
         if self.is_world_process_zero():
             file = Path(self.args.output_dir, "README.md")
             base = getattr(self.model.config, "_name_or_path", "")
-            file.write_text(truthful(file.read_text(encoding="utf-8"), base), encoding="utf-8")
+            write_text(file, truthful(file.read_text(encoding="utf-8"), base))
 
 
 def truthful(card: str, base: str) -> str:

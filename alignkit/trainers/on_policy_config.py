@@ -139,8 +139,9 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
         target_kl_stop: sample anew, without finishing `num_iterations`, once the policy is this far (nats per
             token) from the one that sampled.
         max_tokens_per_forward: in an update, at most so many tokens, padding included, go through the model at once: a
-            larger micro-batch is worked off in pieces of its rows, with the same gradient and less memory. None takes
-            640 on a CPU in fp32, where it costs hardly any time, and the whole micro-batch elsewhere.
+            larger micro-batch is worked off in pieces of its rows, with the same gradient and less memory (a row that
+            is longer goes alone). For one process. None takes 640 in fp32 on a CPU, where it costs hardly any time,
+            and elsewhere the whole micro-batch.
         reference_column: data column with the text that metrics and the MLE term take as reference.
         value_learning_rate: learning rate of the critic (value head, learned baseline, separate critic); None takes the
             policy's, which is usually far too slow for a head that starts from nothing.
@@ -197,9 +198,8 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
         # GRPOConfig's own check demands two generations a prompt, which only group baselines need: go past it, and keep
         # what it refuses besides in `_refused_by_grpo`
         super(GRPOConfig, self).__post_init__()
-        reentrant = (self.gradient_checkpointing_kwargs or {}).get(
-            "use_reentrant"
-        )  # it and the search cannot be together
+        # checkpointing that is reentrant and the search for unused parameters cannot be together
+        reentrant = (self.gradient_checkpointing_kwargs or {}).get("use_reentrant")
         if self.ddp_find_unused_parameters is None and not reentrant:
             self.ddp_find_unused_parameters = True
         problems = [*self._grpo_only(), *self._refused_by_grpo(), *self._out_of_range(), *self._derive_batches()]

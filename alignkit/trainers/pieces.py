@@ -1,6 +1,7 @@
 """An update that never holds the activations of more than so many tokens, with the same gradient."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import DistributedType
@@ -12,11 +13,22 @@ from alignkit.trainers.rollout import Batch, trim
 # took 10% longer and saved nothing, and a GPU is kept busy by large ones.
 TOKENS_ON_CPU = 640
 _SUMS = ("ptx_loss", "mle_loss")  # logged as shares of an optimiser step
-_WITHOUT_PIECES = (DistributedType.DEEPSPEED, DistributedType.FSDP)
+_STEPS_INSIDE = ("lomo", "layerwise")  # optimisers that step while gradients are computed
+
+Update = TypeVar("Update", bound=Callable[..., torch.Tensor])
+
+
+def in_pieces(update: Update) -> Update:
+    """Marks an `update` whose loss is a sum over tokens and which logs means over tokens, sums named in `_SUMS` and
+    figures ending in `_max`: its micro-batches may be cut without being asked for."""
+    update.sums_over_tokens = True  # type: ignore[attr-defined]
+    return update
 
 
 def pieces(batch: Batch, tokens: int | None) -> list[Batch]:
     """Cut a micro-batch into as few pieces as keep below a number of tokens, as even as can be, one row at least.
+
+    A batch whose extra text has another number of rows stays whole, and so does a row that is longer than that.
 
     Args:
         batch: tensors with B rows, and numbers, which every piece gets; `prompt_ids` (B, P) and `completion_ids` (B, T)
@@ -41,19 +53,31 @@ class PiecesMixin:
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        kind, wanted = self.accelerator.distributed_type, self.args.max_tokens_per_forward  # type: ignore[attr-defined]
-        if wanted is not None and kind in _WITHOUT_PIECES:
+        wanted, optimiser = self.args.max_tokens_per_forward, str(self.args.optim)  # type: ignore[attr-defined]
+        kind = self.accelerator.distributed_type  # type: ignore[attr-defined]
+        if wanted is None:
+            return
+        why = "" if kind is DistributedType.NO else f"each of several processes ({kind.value}) would cut its own rows"
+        if any(word in optimiser for word in _STEPS_INSIDE):
+            why = f"optim={optimiser} would step after each of them"
+        if why:
             raise ConfigError(
-                f"max_tokens_per_forward={wanted} cuts an update into several backward passes, which {kind.value} "
-                "does not allow within a step; leave it out and raise gradient_accumulation_steps instead"
+                f"max_tokens_per_forward={wanted} cuts an update into several backward passes, and {why}; leave it "
+                "out, and raise gradient_accumulation_steps with a smaller per_device_train_batch_size instead"
             )
 
     @property
     def _tokens_at_once(self: Any) -> int | None:
         if self.args.max_tokens_per_forward is not None:
             return self.args.max_tokens_per_forward
-        alone = self.accelerator.distributed_type is DistributedType.NO and self.accelerator.device.type == "cpu"
-        return TOKENS_ON_CPU if alone and self.accelerator.mixed_precision == "no" else None
+        suits = (
+            getattr(type(self).update, "sums_over_tokens", False)  # one that was overridden may be no sum
+            and self.accelerator.distributed_type is DistributedType.NO
+            and self.accelerator.device.type == "cpu"
+            and self.accelerator.mixed_precision == "no"
+            and not any(word in str(self.args.optim) for word in _STEPS_INSIDE)
+        )
+        return TOKENS_ON_CPU if suits else None
 
     def _compute_loss(self: Any, model: Any, inputs: Batch) -> torch.Tensor:
         parts = pieces(inputs, self._tokens_at_once)
@@ -61,10 +85,9 @@ class PiecesMixin:
         before = {name: len(values) for name, values in log.items()}
         done = torch.zeros((), device=self.accelerator.device)
         for part in parts[:-1]:
-            with self.accelerator.no_sync(model):
-                loss = self.update(model, part)
-                with torch.autocast(loss.device.type, enabled=False):
-                    self.accelerator.backward(loss)
+            loss = self.update(model, part)
+            with torch.autocast(loss.device.type, enabled=False):
+                self.accelerator.backward(loss)
             done += loss.detach()
         last = self.update(model, parts[-1])  # its backward pass is the host's
         if len(parts) > 1:

@@ -13,6 +13,7 @@ from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
 from alignkit.settings import argument_problems
 from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
+from alignkit.trainers.pieces import in_pieces
 from alignkit.trainers.ppo_config import PPOConfig
 from alignkit.trainers.ptx import PtxText
 from alignkit.trainers.rollout import Batch, Rollout
@@ -74,6 +75,7 @@ class PPOTrainer(CriticMixin, OnPolicyTrainer):
         """Add as many ptx texts as the micro-batch has rows."""
         return batch if self.ptx is None else {**batch, **self.ptx.next(len(batch["prompt_ids"]), self._step)}
 
+    @in_pieces
     def update(self, model: Any, batch: Batch) -> torch.Tensor:
         """`policy + vf_coef * value - entropy_coef * entropy + ptx_coef * ptx`, all means over the optimiser step."""
         scores, extra = self.joint_scores(model, batch, "full")

@@ -13,6 +13,7 @@ from alignkit.text import completion_text
 from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.on_policy_config import OnPolicyConfig, Range
+from alignkit.trainers.pieces import in_pieces
 from alignkit.trainers.rollout import Batch, Rollout
 
 BASELINES = ("leave_one_out", "batch_mean", "learned", "none")
@@ -129,6 +130,7 @@ class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
         mine = slice(self.accelerator.process_index * len(whole), (self.accelerator.process_index + 1) * len(whole))
         return leave_one_out(everyone, self.num_generations)[mine].nan_to_num(0.0)[:, None].expand_as(returns)
 
+    @in_pieces
     def update(self, model: Any, batch: Batch) -> torch.Tensor:
         """`lambda * (REINFORCE + baseline loss - entropy bonus) + (1 - lambda) * MLE of the reference`."""
         scores, extra = self.joint_scores(model, batch, "detached" if self.uses_values else "none")

@@ -23,7 +23,7 @@ class Moved(NamedTuple):
 
 _BATCHES = "see batches and steps"
 _COMPUTED = "gone: the trainer computed them and wrote them there"
-_ENDS = "gone: a completion always ends at the tokenizer's eos_token; another end is another eos_token"
+_ENDS = "gone: a completion ends at the tokenizer's eos_token; for another end set tokenizer.eos_token"
 
 SETTINGS = {
     "dataset_num_proc": Moved((), "gone: the trainer did not read it; here the data stay text"),
@@ -37,7 +37,7 @@ SETTINGS = {
         ("log_completions", "eval_steps"),
         "rollouts are logged as a table, held-out prompts by evaluation; off by default",
     ),
-    "response_length": Moved(("max_completion_length",), "512 instead of 53: set it"),
+    "response_length": Moved(("max_completion_length",), "its default is 512, that of response_length was 53"),
     "stop_token": Moved((), _ENDS),
     "stop_token_id": Moved((), _ENDS),
     "missing_eos_penalty": Moved(("reward_weights",), "gone: a reward with a negative weight, see before and after"),
