@@ -27,9 +27,17 @@ class DataSource:
 
 
 DATASETS: dict[str, DataSource] = {
+    "dailydialog": DataSource(
+        "alignkit.data.dailydialog", "everyday dialogues of two people, an emotion for each turn"
+    ),
+    "empathetic_dialogues": DataSource(
+        "alignkit.data.empathetic_dialogues", "a speaker tells a listener of a situation, under one of 32 emotions"
+    ),
     "files": DataSource("alignkit.data.files", "your own parquet, jsonl, csv or text files, columns renamed as needed"),
     "hub": DataSource("alignkit.data.hub", "any data set of the hub by its id, columns renamed as needed"),
     "imdb": DataSource("alignkit.data.imdb", "film reviews: openings to continue, labelled segments, or whole texts"),
+    "mix": DataSource("alignkit.data.mix", "several of these as one, with the columns that all of them have"),
+    "personachat": DataSource("alignkit.data.personachat", "two people who have a persona each get to know each other"),
     "quickstart": DataSource(
         "alignkit.data.quickstart", "short reviews from a grammar of our own; nothing to download"
     ),
