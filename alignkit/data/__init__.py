@@ -36,6 +36,9 @@ DATASETS: dict[str, DataSource] = {
     "files": DataSource("alignkit.data.files", "your own parquet, jsonl, csv or text files, columns renamed as needed"),
     "hub": DataSource("alignkit.data.hub", "any data set of the hub by its id, columns renamed as needed"),
     "imdb": DataSource("alignkit.data.imdb", "film reviews: openings to continue, labelled segments, or whole texts"),
+    "look_ahead": DataSource(
+        "alignkit.data.look_ahead", "a turn, the reply to it, and a reward's opinion of what was said next, as label"
+    ),
     "mix": DataSource("alignkit.data.mix", "several of these as one, with the columns that all of them have"),
     "personachat": DataSource("alignkit.data.personachat", "two people who have a persona each get to know each other"),
     "quickstart": DataSource(

@@ -132,7 +132,9 @@ def train_tokenizer(
     own: dict[str, Any] = {"eos_token": END, "bos_token": END, "padding_side": "left"}
     if for_classifier:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{START} $A", pair=f"{START} $A $B", special_tokens=[(START, tokenizer.token_to_id(START))]
+            single=f"{START} $A",
+            pair=f"{START} $A {START}:1 $B:1",
+            special_tokens=[(START, tokenizer.token_to_id(START))],
         )
         own = {"cls_token": START, "padding_side": "right"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, model_max_length=context, **own)

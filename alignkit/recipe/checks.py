@@ -20,6 +20,7 @@ MODEL_KEYS = {
     "name": str,
     "scratch": dict,
     "labels": list,
+    "calibrate": bool,
     "max_length": int,
     "reference": str | dict,
     **_LOADING_KEYS,
@@ -104,7 +105,7 @@ def check_model(model: dict[str, Any], kind: TrainerKind | None) -> list[str]:
         for_classifier = kind is not None and kind.family == "classifier"
         found = spec_problems(model["scratch"], "classifier" if for_classifier else "causal")
         problems += [f"model.scratch: {problem}" for problem in found]
-    for key in ("labels", "max_length"):
+    for key in ("labels", "max_length", "calibrate"):
         if key in model and kind is not None and kind.family != "classifier":
             problems.append(f"model.{key}: only the trainer 'classifier' has it")
     reference = model.get("reference")

@@ -117,6 +117,8 @@ def carry_out(job: Job, folder: RunFolder) -> int | None:
     stops = [c.signal for c in job.trainer.callback_handler.callbacks if isinstance(c, StopOnSignal) and c.signal]
     if stops:
         return stops[0]
+    if hasattr(job, "finish"):
+        job.finish()
     after, rows_after = job.evaluate()
     folder.add_samples("after", job.trainer.state.global_step, rows_after)
     folder.save_model(job.trainer.save_model, PartialState().wait_for_everyone)
