@@ -150,6 +150,10 @@ def build_job(recipe: Recipe, config: Any, found: Ingredients, callbacks: list[A
         from alignkit.run.classifier import ClassifierJob
 
         return ClassifierJob(recipe, config, found.data, callbacks)
+    if recipe.kind.family == "seq2seq":
+        from alignkit.run.seq2seq import Seq2SeqJob
+
+        return Seq2SeqJob(recipe, config, found, callbacks)
     if recipe.kind.family == "sft":
         from alignkit.run.language_model import LanguageModelJob
 
