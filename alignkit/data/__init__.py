@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSource:
-    """One line of the table of data sets: the module that reads it, and what it gives."""
+    """One line of the table of data sets.
+
+    Attributes:
+        module: what reads it.
+        description: what it gives.
+        slow: a model makes it, so that a dry run asks for few rows.
+    """
 
     module: str
     description: str
+    slow: bool = False
 
 
 DATASETS: dict[str, DataSource] = {
@@ -37,7 +44,9 @@ DATASETS: dict[str, DataSource] = {
     "hub": DataSource("alignkit.data.hub", "any data set of the hub by its id, columns renamed as needed"),
     "imdb": DataSource("alignkit.data.imdb", "film reviews: openings to continue, labelled segments, or whole texts"),
     "look_ahead": DataSource(
-        "alignkit.data.look_ahead", "a turn, the reply to it, and a reward's opinion of what was said next, as label"
+        "alignkit.data.look_ahead",
+        "a turn, the reply to it, and a reward's opinion of what was said next, as label",
+        slow=True,
     ),
     "mix": DataSource("alignkit.data.mix", "several of these as one, with the columns that all of them have"),
     "personachat": DataSource("alignkit.data.personachat", "two people who have a persona each get to know each other"),

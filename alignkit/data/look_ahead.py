@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from alignkit.data import data_problems, known_columns, load_data
 from alignkit.data.reading import check_splits, require_columns
 from alignkit.data.splitting import check_size, limited
-from alignkit.errors import AlignkitError, DataError
+from alignkit.errors import AlignkitError, DataError, ModelError
 from alignkit.registry import find_reward, load_reward
 from alignkit.text import completion_text, last_turn
 
@@ -72,7 +72,10 @@ def load(
     going_on = dialogues.filter(lambda row: bool(row["next_turn"].strip()), load_from_cache_file=False)
     some = limited(check_splits(going_on, of["use"]), train_size, validation_size, seed)
     reward = load_reward(labeller["use"], **_without_use(labeller))
-    parts = {split: _labelled(part, reward, above, split) for split, part in some.items()}
+    try:
+        parts = {split: _labelled(part, reward, above, split) for split, part in some.items()}
+    except ModelError as error:
+        raise DataError(f"look_ahead: the labeller {labeller['use']!r} cannot label: {error}") from error
     return check_splits(DatasetDict(parts), "look_ahead")
 
 

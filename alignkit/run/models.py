@@ -21,6 +21,7 @@ _WEIGHT_OPTIONS = ("dtype", "attn_implementation")
 def named_models(recipe: Recipe) -> dict[str, str]:
     """Every model that the recipe names: the key where it stands -> name."""
     named = {"model": recipe.model.get("name"), "model.reference": recipe.model.get("reference", {}).get("name")}
+    named["data.labeller"] = recipe.data.get("labeller", {}).get("model")
     named |= {f"rewards.{name}": spec.get("model") for name, spec in recipe.rewards.items()}
     metrics = recipe.evaluation.get("metrics", {})
     named |= {f"evaluation.{name}": spec.get("model") for name, spec in metrics.items()}
