@@ -23,7 +23,12 @@ Row = dict[str, Any]
 def generation_config_for(
     model: PreTrainedModel, processing_class: PreTrainedTokenizerBase, **settings: Any
 ) -> GenerationConfig:
-    """How to sample from `model`: its own end-of-sequence tokens and the tokenizer's, and `settings` on top."""
+    """How to sample from `model`: its own end-of-sequence tokens and the tokenizer's, and `settings` on top.
+
+    A `temperature` of 0 takes the likeliest token at every step.
+    """
+    if settings.get("temperature") == 0:
+        settings = {**settings, "do_sample": False, "temperature": 1.0}
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     if processing_class.eos_token_id is not None and processing_class.eos_token_id not in ends:

@@ -55,6 +55,21 @@ def prompt_text(prompt: Text) -> str:
     raise TypeError(f"a prompt is a string or a list of messages, got {type(prompt).__name__}")
 
 
+def last_turn(prompt: Text) -> str:
+    """What was said last before the completion: the last message, or the last line of a plain prompt.
+
+    >>> last_turn("Hello.\\nHow are you?\\n")
+    'How are you?'
+    >>> last_turn([{"role": "user", "content": "Hello"}])
+    'Hello'
+    """
+    if isinstance(prompt, str):
+        return next((line.strip() for line in reversed(prompt.splitlines()) if line.strip()), "")
+    if is_conversational(prompt):
+        return _content(prompt[-1]) if prompt else ""
+    raise TypeError(f"a prompt is a string or a list of messages, got {type(prompt).__name__}")
+
+
 def joined_text(prompt: Text, completion: Text) -> str:
     """Prompt and completion as one text: concatenated when plain, as lines of dialogue when conversational.
 

@@ -18,7 +18,7 @@ TWINS = sorted((ROOT / "recipes").rglob("*_by_hand.py"))
 
 
 def test_no_recipe_is_lost():
-    assert len(NAMES) == 10
+    assert len(NAMES) == 16
     assert len(TWINS) == 1
     used = {load_recipe(ROOT / name).trainer for name in NAMES}
     assert used == set(TRAINERS), "a trainer without a recipe, or a recipe of an unknown trainer"
@@ -60,7 +60,9 @@ def test_it_dry_runs_offline_with_nothing_on_the_machine(name, tmp_path, monkeyp
 def test_it_dry_runs_on_real_data(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", str(ROOT / name), "--dry-run"]) == 0
-    assert "ok         data" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    # a data set that a model of ours labels is looked at once that model has been trained
+    assert "ok         data" in said or "the labeller 'sentiment' cannot label" in said
 
 
 def test_a_dry_run_names_the_recipe_that_writes_a_missing_model(tmp_path, monkeypatch, capsys):

@@ -22,7 +22,7 @@ SHARED = [
     ("value_learning_rate", 0.0, "expected a number above 0 or None: None takes the policy's"),
     ("entropy_coef", -0.01, "expected a number of 0 or more"),
     ("rl_weight", 1.5, "expected a number between 0 and 1"),
-    ("eval_temperature", 0.0, "expected a number above 0 or None: None takes temperature"),
+    ("eval_temperature", -0.5, "expected a number of 0 or more or None: None takes temperature"),
     ("eval_samples", 0, "expected a whole number of 1 or more or None"),
     ("max_completion_length", 0, "expected a whole number of 1 or more"),
     ("kl_coef", math.nan, "expected a number of 0 or more"),

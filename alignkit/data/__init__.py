@@ -20,16 +20,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSource:
-    """One line of the table of data sets: the module that reads it, and what it gives."""
+    """One line of the table of data sets.
+
+    Attributes:
+        module: what reads it.
+        description: what it gives.
+        slow: a model makes it, so that a dry run asks for few rows.
+    """
 
     module: str
     description: str
+    slow: bool = False
 
 
 DATASETS: dict[str, DataSource] = {
+    "dailydialog": DataSource(
+        "alignkit.data.dailydialog", "everyday dialogues of two people, an emotion for each turn"
+    ),
+    "empathetic_dialogues": DataSource(
+        "alignkit.data.empathetic_dialogues", "a speaker tells a listener of a situation, under one of 32 emotions"
+    ),
     "files": DataSource("alignkit.data.files", "your own parquet, jsonl, csv or text files, columns renamed as needed"),
     "hub": DataSource("alignkit.data.hub", "any data set of the hub by its id, columns renamed as needed"),
     "imdb": DataSource("alignkit.data.imdb", "film reviews: openings to continue, labelled segments, or whole texts"),
+    "look_ahead": DataSource(
+        "alignkit.data.look_ahead",
+        "a turn, the reply to it, and a reward's opinion of what was said next, as label",
+        slow=True,
+    ),
+    "mix": DataSource("alignkit.data.mix", "several of these as one, with the columns that all of them have"),
+    "personachat": DataSource("alignkit.data.personachat", "two people who have a persona each get to know each other"),
     "quickstart": DataSource(
         "alignkit.data.quickstart", "short reviews from a grammar of our own; nothing to download"
     ),

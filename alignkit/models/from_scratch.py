@@ -1,6 +1,6 @@
 """New small models with a tokenizer trained on the texts at hand, for runs that start from nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal, get_type_hints
@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BertConfig,
     GPT2Config,
@@ -20,6 +21,7 @@ from transformers import (
 
 from alignkit.errors import ModelError
 from alignkit.models.loading import head_labels
+from alignkit.models.recurrent import GRUSeq2SeqConfig, LSTMConfig
 from alignkit.settings import argument_problems
 
 PAD, END, START = "<|pad|>", "<|endoftext|>", "<|start|>"
@@ -31,23 +33,48 @@ class CausalSpec:
     """The size of a new causal LM.
 
     Attributes:
-        architecture: "gpt2" (learned positions) or "llama" (rotary positions).
+        architecture: "gpt2" (learned positions), "llama" (rotary positions) or "lstm" (recurrent).
         hidden_size: width of the states; a multiple of `heads`.
         layers: number of blocks.
-        heads: attention heads of a block.
+        heads: attention heads of a block; an LSTM has none.
         context: longest sequence, in tokens.
         vocab_size: at most so many tokens; few texts may give fewer. 256 of them are the bytes.
         dropout: 0 suits a policy: what it sampled without dropout is then scored alike.
         seed: of the weights.
     """
 
-    architecture: Literal["gpt2", "llama"] = "llama"
+    architecture: Literal["gpt2", "llama", "lstm"] = "llama"
     hidden_size: int = 128
     layers: int = 2
     heads: int = 8
     context: int = 128
     vocab_size: int = 1024
     dropout: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Seq2SeqSpec:
+    """The size of a new encoder-decoder.
+
+    Attributes:
+        architecture: "gru": a bidirectional GRU encoder, a GRU decoder with attention, tied weights.
+        hidden_size: width of embeddings and states.
+        layers: of the encoder and of the decoder.
+        context: longest prompt and longest reply, in tokens.
+        vocab_size: at most so many tokens; few texts may give fewer. 256 of them are the bytes.
+        dropout: 0 suits a policy: what it sampled without dropout is then scored alike.
+        emotions: with an emotion head on the encoder (MultiSeq), whose classes are the data's emotions.
+        seed: of the weights.
+    """
+
+    architecture: Literal["gru"] = "gru"
+    hidden_size: int = 300
+    layers: int = 1
+    context: int = 128
+    vocab_size: int = 8192
+    dropout: float = 0.0
+    emotions: bool = False
     seed: int = 0
 
 
@@ -74,20 +101,33 @@ class ClassifierSpec:
     seed: int = 0
 
 
-def spec_problems(spec: Mapping[str, Any], kind: Literal["causal", "classifier"]) -> list[str]:
+Kind = Literal["causal", "seq2seq", "classifier"]
+_SPECS: dict[str, tuple[Any, str]] = {
+    "causal": (CausalSpec, "a new causal LM"),
+    "seq2seq": (Seq2SeqSpec, "a new encoder-decoder"),
+    "classifier": (ClassifierSpec, "a new classifier"),
+}
+
+
+def generator_kind(spec: Mapping[str, Any]) -> Kind:
+    """Which kind of generator a specification means, by its architecture."""
+    return "seq2seq" if spec.get("architecture") == "gru" else "causal"
+
+
+def spec_problems(spec: Mapping[str, Any], kind: Kind) -> list[str]:
     """What is wrong with the specification of a new model, one sentence each; builds nothing."""
-    wanted: type[CausalSpec] | type[ClassifierSpec] = CausalSpec if kind == "causal" else ClassifierSpec
-    owner = "a new causal LM" if kind == "causal" else "a new classifier"
+    wanted, owner = _SPECS[kind]
     problems = argument_problems(owner, spec, signature(wanted).parameters, hints=get_type_hints(wanted))
     if problems:
         return problems
     built = wanted(**spec)
     for name in ("hidden_size", "layers", "heads"):
-        if getattr(built, name) < 1:
+        if getattr(built, name, 1) < 1:
             problems.append(f"{owner}: {name} must be at least 1, got {getattr(built, name)}")
-    if built.heads >= 1 and built.hidden_size % built.heads:
-        problems.append(f"{owner}: hidden_size {built.hidden_size} is no multiple of heads {built.heads}")
-    elif isinstance(built, CausalSpec) and built.architecture == "llama" and built.hidden_size // built.heads % 2:
+    heads = 1 if getattr(built, "architecture", "") in ("lstm", "gru") else built.heads
+    if heads >= 1 and built.hidden_size % heads:
+        problems.append(f"{owner}: hidden_size {built.hidden_size} is no multiple of heads {heads}")
+    elif isinstance(built, CausalSpec) and built.architecture == "llama" and built.hidden_size // heads % 2:
         problems.append(f"{owner}: rotary positions need an even hidden_size / heads")
     if built.context < 2:
         problems.append(f"{owner}: context must be at least 2 tokens, got {built.context}")
@@ -132,7 +172,9 @@ def train_tokenizer(
     own: dict[str, Any] = {"eos_token": END, "bos_token": END, "padding_side": "left"}
     if for_classifier:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{START} $A", pair=f"{START} $A $B", special_tokens=[(START, tokenizer.token_to_id(START))]
+            single=f"{START} $A",
+            pair=f"{START} $A {START}:1 $B:1",
+            special_tokens=[(START, tokenizer.token_to_id(START))],
         )
         own = {"cls_token": START, "padding_side": "right"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, model_max_length=context, **own)
@@ -150,13 +192,19 @@ def build_causal_lm(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreT
     """
     built = CausalSpec(**_accepted(spec, "causal"))
     tokenizer = train_tokenizer(texts, built.vocab_size, built.context)
-    tokens = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-    }
+    tokens = _special_tokens(tokenizer)
     config: PretrainedConfig
-    if built.architecture == "gpt2":
+    if built.architecture == "lstm":
+        config = LSTMConfig(
+            vocab_size=len(tokenizer),
+            embedding_size=built.hidden_size,
+            hidden_size=built.hidden_size,
+            num_hidden_layers=built.layers,
+            dropout=built.dropout,
+            tie_word_embeddings=True,
+            **tokens,
+        )
+    elif built.architecture == "gpt2":
         config = GPT2Config(
             vocab_size=len(tokenizer),
             n_embd=built.hidden_size,
@@ -182,6 +230,35 @@ def build_causal_lm(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreT
             **tokens,
         )
     return _seeded(AutoModelForCausalLM, config, built.seed), tokenizer
+
+
+def build_seq2seq(
+    spec: Mapping[str, Any], texts: Iterable[str], emotions: Sequence[str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """An encoder-decoder with random weights, and a tokenizer trained on the texts.
+
+    Args:
+        spec: fields of `Seq2SeqSpec`; what is left out has its default.
+        texts: what the tokenizer is trained on.
+        emotions: words for the classes of the emotion head, where `spec` asks for one.
+
+    Raises:
+        ModelError: a wrong specification, no texts, or no emotions where there shall be a head for them.
+    """
+    built = Seq2SeqSpec(**_accepted(spec, "seq2seq"))
+    if built.emotions and not emotions:
+        raise ModelError("emotions: true needs data with a column `emotion` that is not empty everywhere")
+    tokenizer = train_tokenizer(texts, built.vocab_size, built.context)
+    config = GRUSeq2SeqConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=built.hidden_size,
+        num_hidden_layers=built.layers,
+        dropout=built.dropout,
+        emotions=list(emotions) if built.emotions else [],
+        decoder_start_token_id=tokenizer.bos_token_id,
+        **_special_tokens(tokenizer),
+    )
+    return _seeded(AutoModelForSeq2SeqLM, config, built.seed), tokenizer
 
 
 def build_classifier(
@@ -217,7 +294,11 @@ def build_classifier(
     return _seeded(AutoModelForSequenceClassification, config, built.seed), tokenizer
 
 
-def _accepted(spec: Mapping[str, Any], kind: Literal["causal", "classifier"]) -> dict[str, Any]:
+def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "bos")}
+
+
+def _accepted(spec: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     problems = spec_problems(spec, kind)
     if problems:
         raise ModelError("; ".join(problems))

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+import alignkit.models.recurrent  # noqa: F401  (the auto classes know them then)
 from alignkit.errors import ModelError
 from alignkit.models.adapters import (
     Prepare,

@@ -20,6 +20,7 @@ MODEL_KEYS = {
     "name": str,
     "scratch": dict,
     "labels": list,
+    "calibrate": bool,
     "max_length": int,
     "reference": str | dict,
     **_LOADING_KEYS,
@@ -99,12 +100,12 @@ def check_model(model: dict[str, Any], kind: TrainerKind | None) -> list[str]:
     if ("name" in model) == ("scratch" in model):
         problems.append("model: give either a name (or folder) or `scratch` with the shape of a new model")
     if isinstance(model.get("scratch"), dict):
-        from alignkit.models.from_scratch import spec_problems
+        from alignkit.models.from_scratch import generator_kind, spec_problems
 
         for_classifier = kind is not None and kind.family == "classifier"
-        found = spec_problems(model["scratch"], "classifier" if for_classifier else "causal")
+        found = spec_problems(model["scratch"], "classifier" if for_classifier else generator_kind(model["scratch"]))
         problems += [f"model.scratch: {problem}" for problem in found]
-    for key in ("labels", "max_length"):
+    for key in ("labels", "max_length", "calibrate"):
         if key in model and kind is not None and kind.family != "classifier":
             problems.append(f"model.{key}: only the trainer 'classifier' has it")
     reference = model.get("reference")
@@ -214,12 +215,16 @@ def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow
 
     problems = setting_problems("the section", evaluation, EVALUATION_KEYS, where="evaluation")
     problems += _check_health(evaluation.get("health"))
-    for key in ("max_new_tokens", "given_words"):
-        if key in evaluation and kind is not None and kind.family != "sft":
-            problems.append(f"evaluation.{key}: only the trainer 'sft' has it")
-    for key in ("prompts", "max_new_tokens", "given_words", "batch_size", "temperature"):
+    for key, families in (("max_new_tokens", ("sft", "seq2seq")), ("given_words", ("sft",))):
+        if key in evaluation and kind is not None and kind.family not in families:
+            problems.append(f"evaluation.{key}: only the trainer {' or '.join(map(repr, families))} has it")
+    for key in ("prompts", "max_new_tokens", "given_words", "batch_size"):
         if isinstance(evaluation.get(key), int | float) and evaluation[key] <= 0:
             problems.append(f"evaluation.{key}: expected a positive number, got {evaluation[key]}")
+    if isinstance(evaluation.get("temperature"), int | float) and evaluation["temperature"] < 0:
+        problems.append(
+            f"evaluation.temperature: expected a number from 0 (greedy) on, got {evaluation['temperature']}"
+        )
     metrics = evaluation.get("metrics") or {}
     if not isinstance(metrics, dict):
         return [*problems, f"evaluation.metrics: expected a list or a mapping, got {describe(metrics)}"]

@@ -13,7 +13,7 @@ class TrainerKind:
         trainer: where the trainer class is, `module:Class`.
         config: where its config dataclass is; the recipe's `training` holds that class's fields.
         summary: one line for listings.
-        family: `on_policy` samples and is rewarded, `sft` and `classifier` learn from examples.
+        family: `on_policy` samples and is rewarded; `sft`, `seq2seq` and `classifier` learn from examples.
         own: whether the trainer is alignkit's (takes `metrics`, `ref_model`, `decoder`) or a host library's.
     """
 
@@ -50,6 +50,12 @@ TRAINERS = {
     "grpo": TrainerKind("trl:GRPOTrainer", "trl:GRPOConfig", "TRL's GRPO, unchanged", "on_policy"),
     "rloo": TrainerKind("trl:RLOOTrainer", "trl:RLOOConfig", "TRL's leave-one-out REINFORCE, unchanged", "on_policy"),
     "sft": TrainerKind("trl:SFTTrainer", "trl:SFTConfig", "TRL's supervised fine-tuning (or pretraining)", "sft"),
+    "seq2seq": TrainerKind(
+        "transformers:Seq2SeqTrainer",
+        "transformers:Seq2SeqTrainingArguments",
+        "transformers' Seq2SeqTrainer on an encoder-decoder, from prompts to references",
+        "seq2seq",
+    ),
     "classifier": TrainerKind(
         "transformers:Trainer",
         "transformers:TrainingArguments",

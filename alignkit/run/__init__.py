@@ -117,6 +117,8 @@ def carry_out(job: Job, folder: RunFolder) -> int | None:
     stops = [c.signal for c in job.trainer.callback_handler.callbacks if isinstance(c, StopOnSignal) and c.signal]
     if stops:
         return stops[0]
+    if hasattr(job, "finish"):
+        job.finish()
     after, rows_after = job.evaluate()
     folder.add_samples("after", job.trainer.state.global_step, rows_after)
     folder.save_model(job.trainer.save_model, PartialState().wait_for_everyone)
@@ -148,6 +150,10 @@ def build_job(recipe: Recipe, config: Any, found: Ingredients, callbacks: list[A
         from alignkit.run.classifier import ClassifierJob
 
         return ClassifierJob(recipe, config, found.data, callbacks)
+    if recipe.kind.family == "seq2seq":
+        from alignkit.run.seq2seq import Seq2SeqJob
+
+        return Seq2SeqJob(recipe, config, found, callbacks)
     if recipe.kind.family == "sft":
         from alignkit.run.language_model import LanguageModelJob
 

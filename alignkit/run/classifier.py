@@ -1,4 +1,4 @@
-"""A classifier, trained by transformers' own Trainer: what a reward can be made of."""
+"""A classifier of texts or pairs of texts, trained by transformers' own Trainer: what a reward can be made of."""
 
 from typing import Any
 
@@ -8,19 +8,26 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import f1_score
 from transformers import DataCollatorWithPadding, EvalPrediction, Trainer, TrainingArguments
 
+from alignkit.data.splitting import held_out
 from alignkit.errors import DataError
 from alignkit.models.from_scratch import build_classifier
 from alignkit.models.loading import load_classifier
 from alignkit.recipe import Recipe
+from alignkit.run.calibration import calibration_error, divide_logits, fitted_temperature, reliability
 from alignkit.run.models import loading_options
 from alignkit.trainers.whole_checkpoints import with_whole_checkpoints
 
 # As many held-out texts are kept in samples.jsonl.
 _SHOWN = 64
+# of train, that calibration learns from and the weights do not
+_CALIBRATION_SHARE = 0.05
+_PAIR, _BASELINE = "text_pair", "baseline"
 
 
 class ClassifierJob:
-    """Fine-tunes an encoder, or trains a small one from nothing, on the columns `text` and `label`.
+    """Fine-tunes an encoder, or trains a small one from nothing, on the columns `text`, maybe `text_pair`, and `label`.
+
+    A column `baseline` holds a guess for each row that needs no model; its accuracy is reported beside the model's.
 
     Args:
         recipe: with trainer `classifier`.
@@ -31,9 +38,16 @@ class ClassifierJob:
 
     def __init__(self, recipe: Recipe, args: TrainingArguments, data: DatasetDict, callbacks: list[Any]):
         classes = _check_labels(data, recipe.model.get("labels"))
-        self.data = data
+        self.data = dict(data)
+        self.temperature: float | None = None
+        if recipe.model.get("calibrate"):
+            named = [name for name in ("text", _PAIR) if name in data["train"].column_names]
+            kept = held_out(list(zip(*(data["train"][name] for name in named), strict=True)), _CALIBRATION_SHARE)
+            for name, wanted in (("calibration", True), ("train", False)):
+                self.data[name] = data["train"].select([row for row, out in enumerate(kept) if out is wanted])
         self.model, self.tokenizer = _load(recipe, data, classes)
-        encoded = {name: self._encode(part) for name, part in data.items()}
+        encoded = {name: self._encode(part) for name, part in self.data.items()}
+        self._calibration = encoded.get("calibration")
         self.trainer = with_whole_checkpoints(Trainer)(
             model=self.model,
             args=args,
@@ -46,19 +60,39 @@ class ClassifierJob:
         )
 
     def _encode(self, part: Dataset) -> Dataset:
-        encoded = self.tokenizer(list(part["text"]), truncation=True, return_token_type_ids=False)
+        pairs = [list(part[_PAIR])] if _PAIR in part.column_names else []
+        encoded = self.tokenizer(list(part["text"]), *pairs, truncation=True, return_token_type_ids=bool(pairs))
         return Dataset.from_dict({**encoded, "label": list(part["label"])})
+
+    def finish(self) -> None:
+        """After training: make the probabilities fit the texts that were held out for it, where that was asked for."""
+        if self._calibration is None:
+            return
+        predicted = self.trainer.predict(self._calibration)
+        logits = _logits(predicted.predictions).astype(numpy.float64)
+        self.temperature = fitted_temperature(logits, numpy.asarray(predicted.label_ids))
+        divide_logits(self.trainer.accelerator.unwrap_model(self.trainer.model), self.temperature)
 
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Figures on the whole validation split, and rows that show what it says of single texts."""
         predicted = self.trainer.predict(self.trainer.eval_dataset, metric_key_prefix="eval")
         keep = ("eval_loss", *(f"eval_{name}" for name in ("accuracy", "f1", "nll", "calibration_error")))
         figures = {key.removeprefix("eval_"): float(v) for key, v in predicted.metrics.items() if key in keep}
+        validation = self.data["validation"]
+        labels = numpy.asarray(validation["label"])
+        figures["majority"] = float(numpy.bincount(labels).max() / len(labels))
+        if _BASELINE in validation.column_names:
+            figures["baseline"] = float((numpy.asarray(validation[_BASELINE]) == labels).mean())
+        if self.temperature is not None:
+            figures["temperature"] = self.temperature
         probabilities = softmax(_logits(predicted.predictions)[:_SHOWN].astype(numpy.float64), axis=-1)
         names = self.model.config.id2label
         rows = []
-        shown = self.data["validation"][:_SHOWN]
-        for text, label, shares in zip(shown["text"], shown["label"], probabilities, strict=True):
+        shown = validation[:_SHOWN]
+        texts = shown["text"]
+        if _PAIR in validation.column_names:
+            texts = [f"{text}\n{pair}" for text, pair in zip(texts, shown[_PAIR], strict=True)]
+        for text, label, shares in zip(texts, shown["label"], probabilities, strict=True):
             said = int(shares.argmax())
             right = float(shares[label])
             rows.append(
@@ -77,15 +111,12 @@ def classification_figures(predicted: EvalPrediction) -> dict[str, float]:
     """Accuracy, macro F1, negative log-likelihood (nats) and expected calibration error (10 equal bins)."""
     logits = _logits(predicted.predictions).astype(numpy.float64)
     labels = numpy.asarray(predicted.label_ids)
-    said, confidence = logits.argmax(-1), softmax(logits, axis=-1).max(-1)
-    bins = numpy.minimum((confidence * 10).astype(int), 9)
-    right = said == labels
-    gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
+    said = logits.argmax(-1)
     return {
-        "accuracy": float(right.mean()),
+        "accuracy": float((said == labels).mean()),
         "f1": float(f1_score(labels, said, average="macro")),
         "nll": float(-log_softmax(logits, axis=-1)[numpy.arange(len(labels)), labels].mean()),
-        "calibration_error": float(sum(gaps)),
+        "calibration_error": calibration_error(reliability(logits, labels)),
     }
 
 
@@ -117,7 +148,9 @@ def _load(recipe: Recipe, data: DatasetDict, classes: int) -> tuple[Any, Any]:
     spec = recipe.model
     id2label = dict(enumerate(spec.get("labels") or [f"LABEL_{i}" for i in range(classes)]))
     if "scratch" in spec:
-        model, tokenizer = build_classifier(spec["scratch"], list(data["train"]["text"]), id2label)
+        train = data["train"]
+        texts = [text for name in ("text", _PAIR) if name in train.column_names for text in train[name]]
+        model, tokenizer = build_classifier(spec["scratch"], texts, id2label)
     else:
         model, tokenizer = load_classifier(spec["name"], new_head=True, id2label=id2label, **loading_options(recipe))
     # saved with the tokenizer, so that a reward made of this model cuts texts where training did

@@ -4,13 +4,14 @@ Rewards are built and score a few rows, so the networks that they hold are loade
 the models of metrics are not: of these it sees configuration, tokenizer and the names of the weight files.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import is_offline_mode
 from transformers import AutoConfig
 
-from alignkit.data import known_columns
+from alignkit.data import DATASETS, known_columns
 from alignkit.errors import DataError, ModelError
 from alignkit.models.loading import has_weights, load_tokenizer
 from alignkit.models.locating import RUN_MODEL, resolve_model
@@ -19,6 +20,8 @@ from alignkit.reward import check_columns, required_columns, unique_names
 from alignkit.run.ingredients import Ingredients, build_metrics, build_reward, gather, try_rewards
 from alignkit.run.models import SOURCE_OPTIONS, loading_options, named_models, reference_options
 from alignkit.whole_files import check_writable
+
+_FEW = 64  # rows of a data set that a model makes
 
 
 class DryRun:
@@ -45,10 +48,14 @@ class DryRun:
         """Data, columns, rewards and metrics; None where the data are not on this machine."""
         recipe = self.recipe
         settings = {key: value for key, value in recipe.data.items() if key not in ("use", "ptx")}
+        slow = DATASETS[recipe.data["use"]].slow
+        if slow:
+            few = {name: min(settings.get(name) or _FEW, _FEW) for name in ("train_size", "validation_size")}
+            recipe = dataclasses.replace(recipe, data={**recipe.data, **few})
         try:
             found = gather(recipe, allow_code)
         except DataError as error:
-            if not isinstance(error.__cause__, ConnectionError):
+            if not isinstance(error.__cause__, ConnectionError | ModelError):
                 raise
             self.skipped(f"data {recipe.data['use']}: {error}")
             rewards = [build_reward(name, spec, allow_code) for name, spec in recipe.rewards.items()]
@@ -58,7 +65,7 @@ class DryRun:
                 check_columns(rewards, columns)
                 self.passed(f"columns: {', '.join(columns)}; rewards need {_needs(rewards)}")
             return None
-        sizes = ", ".join(f"{name} {len(part)}" for name, part in found.data.items())
+        sizes = ", ".join(f"{name} {len(part)}{' looked at' * slow}" for name, part in found.data.items())
         columns = found.data["train"].column_names
         self.passed(f"data {recipe.data['use']}: {sizes} rows; columns {', '.join(columns)}")
         if found.rewards:

@@ -65,7 +65,7 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def sampling_settings(model: Any, tokenizer: Any, max_new_tokens: int, temperature: float, **settings: Any) -> Any:
     """A generation config; temperature 0 takes the likeliest token at every step."""
-    how: dict[str, Any] = {"temperature": temperature, **settings} if temperature > 0 else {"do_sample": False}
+    how = {"temperature": temperature, **(settings if temperature > 0 else {})}
     return generation_config_for(model, tokenizer, max_new_tokens=max_new_tokens, **how)
 
 

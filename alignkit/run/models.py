@@ -7,7 +7,7 @@ from datasets import DatasetDict
 
 from alignkit.errors import ConfigError, ModelError
 from alignkit.models.adapters import holds_adapter, let_learn, require_bitsandbytes
-from alignkit.models.from_scratch import build_causal_lm
+from alignkit.models.from_scratch import build_causal_lm, build_seq2seq, generator_kind
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.locating import RUN_MODEL, resolve_model
 from alignkit.recipe import Recipe
@@ -21,6 +21,7 @@ _WEIGHT_OPTIONS = ("dtype", "attn_implementation")
 def named_models(recipe: Recipe) -> dict[str, str]:
     """Every model that the recipe names: the key where it stands -> name."""
     named = {"model": recipe.model.get("name"), "model.reference": recipe.model.get("reference", {}).get("name")}
+    named["data.labeller"] = recipe.data.get("labeller", {}).get("model")
     named |= {f"rewards.{name}": spec.get("model") for name, spec in recipe.rewards.items()}
     metrics = recipe.evaluation.get("metrics", {})
     named |= {f"evaluation.{name}": spec.get("model") for name, spec in metrics.items()}
@@ -61,7 +62,11 @@ def reference_options(recipe: Recipe) -> dict[str, Any]:
 def load_generator(recipe: Recipe, data: DatasetDict) -> tuple[Any, Any]:
     """The language model of a recipe and its tokenizer; a model from scratch learns its tokenizer from the data."""
     if "scratch" in recipe.model:
-        return build_causal_lm(recipe.model["scratch"], _texts(data))
+        spec, train = recipe.model["scratch"], data["train"]
+        if generator_kind(spec) == "causal":
+            return build_causal_lm(spec, _texts(data))
+        emotions = sorted({word for word in train["emotion"] if word}) if "emotion" in train.column_names else []
+        return build_seq2seq(spec, _texts(data), emotions)
     options = loading_options(recipe)
     quantization = quantization_config(recipe)
     if quantization is not None:

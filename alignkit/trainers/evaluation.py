@@ -55,7 +55,7 @@ class EvaluationMixin:
         config = generation_config_for(
             self.accelerator.unwrap_model(self.model),
             self.processing_class,
-            **{**sampling_settings(self.args), **({"temperature": hotter} if hotter else {})},
+            **{**sampling_settings(self.args), **({} if hotter is None else {"temperature": hotter})},
         )
         was_training = self.model.training
         self.model.eval()

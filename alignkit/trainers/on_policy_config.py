@@ -147,7 +147,7 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
             policy's, which is usually far too slow for a head that starts from nothing.
         rl_weight: lambda in `lambda * RL loss + (1 - lambda) * MLE of the reference` (hybrid training); 1 is pure RL.
         eval_seed: seed of sampling in evaluation; it does not disturb training.
-        eval_temperature: sampling temperature in evaluation; None takes `temperature`.
+        eval_temperature: sampling temperature in evaluation; None takes `temperature`, 0 the likeliest token each time.
         eval_samples: at most this many held-out prompts are used; None takes all.
     """
 
@@ -186,7 +186,7 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
         "value_learning_rate": Range(above=True, optional=True, advice="None takes the policy's"),
         "entropy_coef": Range(advice="0 leaves the bonus out"),
         "rl_weight": Range(high=1, advice="1 is pure RL, 0 pure likelihood of the reference"),
-        "eval_temperature": Range(above=True, optional=True, advice="None takes temperature"),
+        "eval_temperature": Range(optional=True, advice="None takes temperature, 0 the likeliest tokens"),
         "eval_samples": Range(low=1, whole=True, optional=True, advice="None takes all prompts"),
     }
 

@@ -7,6 +7,7 @@ _HOME = {
     "LanguageStyle": "language_style",
     "Length": "length",
     "Lexicon": "lexicon",
+    "LookAhead": "look_ahead",
     "ReferenceOverlap": "reference_overlap",
     "Repetition": "repetition",
     "Sentiment": "sentiment",

@@ -67,26 +67,32 @@ class Sentiment(NetworkReward):
 
         return load_classifier(name, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
-        """One score for each completion."""
-        import torch
-
+    def encode(self, tokenizer: Any, prompts: list, completions: list) -> dict[str, list]:
+        """What the classifier is given for each completion: `input_ids`, and further inputs of the same lengths."""
         if self.of == "both":
             texts = [joined_text(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
         else:
             texts = [completion_text(completion) for completion in completions]
-        scores: list[float | None] = [None] * len(texts)
-        if not texts:
+        tokenizer.truncation_side = "left" if self.of == "both" else "right"
+        return {"input_ids": tokenizer(texts, truncation=True, max_length=self.limit())["input_ids"]}
+
+    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
+        """One score for each completion."""
+        import torch
+
+        scores: list[float | None] = [None] * len(completions)
+        if not completions:
             return scores
         model, tokenizer = self.network()
         index = label_index(model.config, self.label)
-        tokenizer.truncation_side = "left" if self.of == "both" else "right"
-        ids = tokenizer(texts, truncation=True, max_length=self.limit())["input_ids"]
+        encoded = self.encode(tokenizer, prompts, completions)
+        ids = encoded["input_ids"]
         # an encoder's own marks around nothing are no text
         kept = [i for i, row in enumerate(ids) if len(row) and completion_text(completions[i]).strip()]
         for batch in even_batches([len(ids[i]) for i in kept], self.batch_size):
             rows = [kept[i] for i in batch]
-            inputs = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(model.device)
+            columns_of = {name: [values[i] for i in rows] for name, values in encoded.items()}
+            inputs = tokenizer.pad(columns_of, return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 odds = log_odds(model(**inputs).logits.float(), index, model.config)
             values = odds if self.output == "logit" else odds.sigmoid()

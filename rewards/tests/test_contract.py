@@ -1,7 +1,16 @@
 """Every reward of this distribution keeps the contract: one test for each check and each reward."""
 
 import pytest
-from alignkit_rewards import LanguageStyle, Length, Lexicon, ReferenceOverlap, Repetition, Sentiment, Similarity
+from alignkit_rewards import (
+    LanguageStyle,
+    Length,
+    Lexicon,
+    LookAhead,
+    ReferenceOverlap,
+    Repetition,
+    Sentiment,
+    Similarity,
+)
 
 from alignkit.testing import tiny_causal_lm, tiny_classifier, tiny_seq2seq, tiny_tokenizer
 
@@ -13,6 +22,7 @@ MAKE = {
     "overlap_bleu": lambda: ReferenceOverlap("bleu"),
     "sentiment": lambda: Sentiment(tiny_classifier(), tokenizer=tiny_tokenizer(), batch_size=4),
     "sentiment_of_both": lambda: Sentiment(tiny_classifier(), of="both", output="logit", tokenizer=tiny_tokenizer()),
+    "look_ahead": lambda: LookAhead(tiny_classifier(), tokenizer=tiny_tokenizer(), batch_size=4),
     "style": lambda: LanguageStyle(tiny_causal_lm(), tokenizer=tiny_tokenizer(), batch_size=4),
     "style_of_nothing": lambda: LanguageStyle(tiny_causal_lm("llama"), given="nothing", tokenizer=tiny_tokenizer()),
     "style_encoder_decoder": lambda: LanguageStyle(tiny_seq2seq(), tokenizer=tiny_tokenizer()),

@@ -1,0 +1,17 @@
+"""Recurrent generators as ordinary `PreTrainedModel`s: a GRU encoder-decoder and an LSTM language model.
+
+They are known to `AutoConfig` and the auto classes once this package is imported: `from_pretrained`, `generate`,
+trainers and decoders then take them like any other model.
+"""
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from alignkit.models.recurrent.gru_seq2seq import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration
+from alignkit.models.recurrent.lstm import LSTMConfig, LSTMForCausalLM
+
+__all__ = ["GRUSeq2SeqConfig", "GRUSeq2SeqForConditionalGeneration", "LSTMConfig", "LSTMForCausalLM"]
+
+AutoConfig.register(GRUSeq2SeqConfig.model_type, GRUSeq2SeqConfig, exist_ok=True)
+AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
+AutoModelForSeq2SeqLM.register(GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration, exist_ok=True)
+AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)
