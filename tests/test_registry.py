@@ -71,6 +71,7 @@ def test_our_own_rewards_are_registered_like_anyones():
         "language_style",
         "length",
         "lexicon",
+        "look_ahead",
         "reference_overlap",
         "repetition",
         "sentiment",
