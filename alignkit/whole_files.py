@@ -52,7 +52,7 @@ def write_text(path: str | Path, text: str) -> Path:
 def sync_folder(folder: Path) -> None:
     """Have everything below a folder on the disk, so that a power failure after a rename leaves no empty files."""
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync_file(path)
 
 
 def put_in_place(new: Path, place: Path) -> None:
@@ -66,7 +66,7 @@ def put_in_place(new: Path, place: Path) -> None:
     if place.exists():
         place.rename(new.with_name(f"{_REPLACED}{place.name}"))
     new.rename(place)
-    _sync(place.parent)
+    sync_file(place.parent)
     shutil.rmtree(new.parent, ignore_errors=True)
 
 
@@ -84,7 +84,7 @@ def finish_replacing(folder: Path) -> None:
         place = folder / new.name
         if new.exists() and not place.exists():
             new.rename(place)
-            _sync(folder)
+            sync_file(folder)
 
 
 def discard(folder: Path) -> None:
@@ -151,7 +151,8 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Have one file, or the list of what is in one folder, on the disk."""
     if os.name == "nt" and path.is_dir():  # folders cannot be opened there
         return
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
