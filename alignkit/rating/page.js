@@ -85,8 +85,8 @@ addEventListener("beforeunload", (event) => {
 // Back from the browser's history: what is kept counts, not what the page showed when it was left.
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 
-function focus(group) {
-  (radios(group).find((radio) => radio.checked) ?? radios(group)[0]).focus();
+function focus(group, options) {
+  (radios(group).find((radio) => radio.checked) ?? radios(group)[0]).focus(options);
 }
 
 addEventListener("keydown", (event) => {
@@ -108,4 +108,5 @@ addEventListener("keydown", (event) => {
   }
 });
 
-focus(groups.find((group) => !answered(group)) ?? groups[0]);
+// without scrolling: the conversation is read first
+focus(groups.find((group) => !answered(group)) ?? groups[0], { preventScroll: true });

@@ -84,7 +84,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listening.close()
         raise ConfigError(
-            f"nothing can listen on {host}, port {port}: {error}. Choose another --port, or --port 0 for any that is free"
+            f"nothing can listen on {host}, port {port}: {error}. Choose another --port, or 0 for any that is free"
         ) from error
     return listening
 

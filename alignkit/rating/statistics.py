@@ -110,7 +110,7 @@ def estimate(ratings: np.ndarray, *, confidence: float = 0.95, seed: int = 0) ->
     if len(means) < 2:
         return Estimate(mean, None, None, 1, count, "no interval from one item")
     if np.ptp(means.round(_DIGITS)) == 0:
-        return Estimate(mean, None, None, len(means), count, "no interval: all items have the same mean")
+        return Estimate(mean, None, None, len(means), count, "no interval where all items have the same mean")
     drawn = stats.bootstrap(
         (means,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method="BCa",
         rng=np.random.default_rng(seed),
@@ -134,12 +134,12 @@ def agreement(ratings: np.ndarray, level: str = "ordinal") -> Agreement:
     shared = given.sum(axis=0) >= 2
     pairable = int(shared.sum())
     if raters < 2:
-        return Agreement(None, 0, f"needs two raters, there {'is one' if raters == 1 else 'is none'}")
+        return Agreement(None, 0, f"no agreement without two raters, there {'is one' if raters == 1 else 'is none'}")
     if pairable == 0:
-        return Agreement(None, 0, "no response was rated by two raters")
+        return Agreement(None, 0, "no agreement where no response was rated by two raters")
     values = ratings[:, shared]
     if len(np.unique(values[~np.isnan(values)])) < 2:
-        return Agreement(None, pairable, "all ratings are the same: without variation there is nothing to agree about")
+        return Agreement(None, pairable, "no agreement where all ratings are the same: without variation alpha is not defined")
     try:
         import krippendorff
     except ModuleNotFoundError as error:
@@ -156,18 +156,18 @@ def compare(first: np.ndarray, second: np.ndarray) -> Comparison:
     differences = (first[both] - second[both]).round(_DIGITS)
     items, higher, equal = len(differences), int((differences > 0).sum()), int((differences == 0).sum())
     if items == 0:
-        return Comparison(None, 0, 0, 0, None, "no item has ratings of both")
+        return Comparison(None, 0, 0, 0, None, "no test without an item that has ratings of both")
     difference = float(differences.mean())
     unequal = items - equal
     if unequal == 0:
-        return Comparison(difference, items, 0, equal, None, "both are rated alike on every item")
+        return Comparison(difference, items, 0, equal, None, "no test where both are rated alike on every item")
     # What scipy would leave out itself; without it, few differences are still tested exactly.
     p = float(stats.wilcoxon(differences[differences != 0]).pvalue)
     least = 2.0 ** (1 - unequal)
     reason = None
     if least > 0.05:
         plural = "item differs" if unequal == 1 else "items differ"
-        reason = f"only {unequal} {plural}: p cannot be below {least:.3g}"
+        reason = f"only {unequal} {plural}, so p cannot be below {least:.3g}"
     return Comparison(difference, items, higher, equal, p, reason)
 
 

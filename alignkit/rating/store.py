@@ -1,7 +1,7 @@
 """Answers on the disk: one line each, there before the rater is told so, and never changed after.
 
-The last answer of a rater to a question about a response counts; earlier ones stay in the file. An answer that says what
-the one before said is not written again, so whoever is unsure whether it arrived may send it again.
+The last answer of a rater to a question about a response counts; earlier ones stay in the file. An answer that says
+what the one before said is not written again, so whoever is unsure whether it arrived may send it again.
 """
 
 import os

@@ -143,8 +143,8 @@ def open_study(folder: str | Path, study: Study | None = None) -> Study:
             old, new = there.to_dict(), study.to_dict()
             changed = [key for key in new if old[key] != new[key]]
             raise ConfigError(
-                f"{folder} holds another study (different: {', '.join(changed)}); its ratings would not fit. Go on with "
-                f"it by alignkit rate --output {folder}, without systems and settings, or choose another folder"
+                f"{folder} holds another study (different: {', '.join(changed)}); its ratings would not fit. Go on "
+                f"with it by alignkit rate --output {folder}, without systems and settings, or choose another folder"
             )
         return there
     check_writable(folder, "--output")
@@ -169,11 +169,11 @@ def read_study(folder: str | Path) -> Study:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
             raise DataError(f"{file} has format {content['format']}, this version reads {_FORMAT}")
-        items = tuple(
-            Item(tuple((who, text) for who, text in item["turns"]), dict(item["responses"])) for item in content["items"]
-        )
+        items = []
+        for item in content["items"]:
+            items.append(Item(tuple((who, text) for who, text in item["turns"]), dict(item["responses"])))
         return Study(
-            tuple(content["systems"]), items, questionnaire_from(content["questionnaire"], str(file)),
+            tuple(content["systems"]), tuple(items), questionnaire_from(content["questionnaire"], str(file)),
             content["seed"], content["together"],
         )  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:

@@ -74,19 +74,19 @@ def summary_of(study: Study, values: np.ndarray) -> dict[str, Any]:
         raise DataError("nobody has rated anything yet: there is nothing to summarise")
     raters = [int(count) for count in (~np.isnan(values)).sum(axis=(1, 2, 3)) if count]
     asked = int(np.prod(values.shape[1:]))
-    remarks = _remarks(raters, asked)
+    reasons: dict[str, list[str]] = {}
     systems: dict[str, dict[str, Any]] = {system: {} for system in study.systems}
     agreements, pairs = {}, []
     for number, question in enumerate(study.questionnaire.names):
         ratings = values[:, number]
         for place, system in enumerate(study.systems):
-            figures = estimate(ratings[:, place], confidence=CONFIDENCE, seed=study.seed)
-            systems[system][question] = asdict(figures)
-            _note(remarks, f"{system}, {question}", figures.reason)
+            mean = estimate(ratings[:, place], confidence=CONFIDENCE, seed=study.seed)
+            systems[system][question] = asdict(mean)
+            _note(reasons, mean.reason, f"{system} ({question})")
         units = ratings.reshape(len(ratings), -1)
         ordinal, interval = agreement(units, "ordinal"), agreement(units, "interval")
         agreements[question] = {**asdict(ordinal), "alpha_interval": interval.alpha}
-        _note(remarks, f"agreement, {question}", ordinal.reason)
+        _note(reasons, ordinal.reason, f"agreement ({question})")
         means = [item_means(ratings[:, place]) for place in range(len(study.systems))]
         found = [(a, b, compare(means[a], means[b])) for a, b in itertools.combinations(range(len(means)), 2)]
         for (a, b, figures), adjusted in zip(found, holm([figures.p for *_, figures in found]), strict=True):
@@ -94,7 +94,7 @@ def summary_of(study: Study, values: np.ndarray) -> dict[str, Any]:
             pairs.append(
                 {"question": question, "first": first, "second": second, **asdict(figures), "p_holm": adjusted}
             )
-            _note(remarks, f"{first} against {second}, {question}", figures.reason)
+            _note(reasons, figures.reason, f"{first} - {second} ({question})")
     return {
         "alignkit": alignkit.__version__,
         "items": len(study.items),
@@ -105,7 +105,7 @@ def summary_of(study: Study, values: np.ndarray) -> dict[str, Any]:
         "systems": systems,
         "agreement": agreements,
         "pairs": pairs,
-        "remarks": remarks,
+        "remarks": [*_unfinished(raters, asked), *(f"{reason}: {', '.join(of)}" for reason, of in reasons.items())],
     }
 
 
@@ -158,7 +158,7 @@ def markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _remarks(raters: list[int], asked: int) -> list[str]:
+def _unfinished(raters: list[int], asked: int) -> list[str]:
     unfinished = sum(count < asked for count in raters)
     if not unfinished:
         return []
@@ -168,9 +168,9 @@ def _remarks(raters: list[int], asked: int) -> list[str]:
     ]
 
 
-def _note(remarks: list[str], what: str, reason: str | None) -> None:
+def _note(reasons: dict[str, list[str]], reason: str | None, what: str) -> None:
     if reason is not None:
-        remarks.append(f"{what}: {reason}")
+        reasons.setdefault(reason, []).append(what)
 
 
 def _plural(word: str, count: int) -> str:
