@@ -205,16 +205,16 @@ def _chat(args: argparse.Namespace) -> int:
 
 def _rate(args: argparse.Namespace) -> int:
     if args.summary is not None:
-        from alignkit.rating.summary import summarise
-
         if args.systems or args.output is not None:
             raise AlignkitError("--summary FOLDER goes alone: it takes systems and questions from the folder's study")
+        from alignkit.rating.summary import summarise
+
         summarise(args.summary)
         return 0
-    from alignkit.rating.serving import rate
-
     if args.output is None:
         raise AlignkitError("rate needs --output FOLDER, where the ratings are kept (or --summary FOLDER)")
+    from alignkit.rating.serving import rate
+
     rate(
         args.systems,
         args.output,

@@ -69,7 +69,7 @@ def begun(
     items, remarks = match({name: read_system(path) for name, path in places.items()}, gold=gold)
     drawn = sample(items, count, seed)
     if len(drawn) < count:
-        remarks.append(f"there are {len(drawn)} prompts only; all are taken")
+        remarks.append(f"fewer prompts than --count: all {len(drawn)} are taken")
     for remark in remarks:
         print(remark, flush=True)
     return make_study(drawn, read_questionnaire(questions) if questions else Questionnaire(), seed, together)

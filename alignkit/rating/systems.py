@@ -116,7 +116,7 @@ def match(systems: Mapping[str, Sequence[dict[str, Any]]], *, gold: bool = False
         for row in rows:
             keyed[name].setdefault(turns_of(row["prompt"]), row)
         if len(keyed[name]) < len(rows):
-            remarks.append(f"{name}: {len(rows) - len(keyed[name])} rows repeat a prompt and are left out")
+            remarks.append(f"{name}: rows left out that repeat a prompt: {len(rows) - len(keyed[name])}")
     first, *others = keyed.values()
     common = [turns for turns in first if turns and all(turns in other for other in others)]
     if not common:
@@ -126,7 +126,7 @@ def match(systems: Mapping[str, Sequence[dict[str, Any]]], *, gold: bool = False
             "with the same number of turns"
         )
     if any(len(found) > len(common) for found in keyed.values()):
-        remarks.append(f"{len(common)} prompts are common to all systems; the others are left out")
+        remarks.append(f"prompts that all systems have: {len(common)}; the others are left out")
     items = []
     for turns in common:
         responses = {name: completion_text(found[turns]["completion"]).strip() for name, found in keyed.items()}
@@ -139,7 +139,7 @@ def match(systems: Mapping[str, Sequence[dict[str, Any]]], *, gold: bool = False
     if not items:
         raise DataError("--gold needs a reference; no row of the common prompts has one")
     if len(items) < len(common):
-        remarks.append(f"{len(common) - len(items)} prompts have no reference and are left out")
+        remarks.append(f"prompts left out that have no reference: {len(common) - len(items)}")
     return items, remarks
 
 
