@@ -148,9 +148,7 @@ def _add_rate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     rate.add_argument("--seed", type=int, default=42, help="of the draw and of each rater's order (default: 42)")
     rate.add_argument("--questions", type=Path, metavar="FILE", help="YAML in the place of the three default questions")
     rate.add_argument("--together", action="store_true", help="show all responses to a prompt at once")
-    rate.add_argument(
-        "--host", default="127.0.0.1", help="to listen on (default: 127.0.0.1, this machine only)"
-    )
+    rate.add_argument("--host", default="127.0.0.1", help="to listen on (default: 127.0.0.1, this machine only)")
     rate.add_argument("--port", type=int, default=8642, help="0 takes any that is free (default: 8642)")
     rate.set_defaults(handler=_rate)
 

@@ -1,6 +1,6 @@
 """A small study, for the tests of ratings, and a process that answers until it is killed.
 
-    python rating_study.py FOLDER FIRST     answers from the FIRST on, and prints the number of each that is kept
+python rating_study.py FOLDER FIRST     answers from the FIRST on, and prints the number of each that is kept
 """
 
 import sys

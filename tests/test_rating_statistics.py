@@ -18,7 +18,7 @@ OBSERVERS = np.array(
         [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NO],
     ]
 )
-# Darwin's plants, crossed minus self-fertilised, in eighths of an inch (Fisher 1935); exact p of R's wilcox.test 0.04126.
+# Darwin's plants, crossed minus self-fertilised, in eighths of an inch (Fisher 1935); R's wilcox.test gives 0.04126.
 DARWIN = np.array([6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75.0])
 
 

