@@ -49,8 +49,8 @@ DEFAULT_QUESTIONS = (
 )
 INTRODUCTION = (
     "You will read short conversations between a {speaker} and a {listener}. Each ends with a reply of the {listener}; "
-    "please rate that reply, and only that one. Some replies were written by people, some by machines; which, is not "
-    "told. There is no right answer: your own impression counts. Every answer is kept at once, so you can stop "
+    "please rate that reply, and only that one. Replies may be by people or by machines; you are not told which. "
+    "There is no right answer: your own impression counts. Every answer is kept at once, so you can stop "
     "whenever you like and go on later under the same name."
 )
 
