@@ -182,8 +182,12 @@ def test_two_people_rate_the_server_is_killed_and_nothing_is_lost_or_doubled(ser
     assert {figures["ratings"] for system in summary["systems"].values() for figures in system.values()} == {4}
 
 
-def test_without_its_script_the_page_still_takes_answers(server, raters):
+def test_a_page_of_another_study_is_refused_and_one_without_its_script_is_not(server, raters):
     ann, _ = raters
+    ann.browser.execute_script("document.querySelector('[name=study]').value = 'another'")
+    ann.press("1")
+    ann.until(lambda: "Not kept! This page is of another study" in ann.said("kept"))
+    assert server.rows() == []
     ann.browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     ann.browser.refresh()
     for name in (0, 1, 2):

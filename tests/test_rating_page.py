@@ -203,6 +203,9 @@ def test_other_sites_can_neither_answer_nor_read(page, ratings):
     for path in ("/answers", "/rate", "/start"):
         assert page.post(path, {**shown.hidden, "answer-0-0": 1}, origin="https://example.org").status == 403
     assert page.get("/", host="example.org:8642").status == 403, "a foreign name that leads to this machine"
+    for host, status in (("LOCALHOST:1", 200), ("[", 403), ("", 403), ("127.0.0.1.example.org", 403)):
+        assert page.get("/", host=host).status == status
+    assert page.post("/start", {"rater": "Ann"}, origin="null").status == 403, "a page without an address of its own"
     assert ratings.answers("Ann") == {}
     assert page.post("/answers", {**shown.hidden, "answer-0-0": 1}, origin=f"http://{HOST}").status == 200
 

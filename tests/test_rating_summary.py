@@ -50,7 +50,8 @@ def test_means_counts_and_tests_are_those_worked_out_by_hand(folder, capsys):
     assert found["agreement"]["Empathy"]["pairable"] == 12
     assert any(remark.startswith("1 of 2 raters did not answer everything") for remark in found["remarks"])
     assert any("no agreement without two raters" in remark and "Fluency" in remark for remark in found["remarks"])
-    assert "Krippendorff" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Krippendorff" in printed and f"{gold['mean']:.2f} [{gold['low']:.2f}, {gold['high']:.2f}]" in printed
 
 
 def test_agreement_of_intervals_is_that_of_the_pairs_by_hand(folder):

@@ -31,9 +31,13 @@ async function send() {
       attempt = 0;
       document.getElementById("done").textContent = (await answer.json()).done;
       say("kept");
+      continue;
+    }
+    const words = answer ? await answer.text() : "The server does not answer.";
+    if (answer && answer.status < 500) {
+      say(`Not kept! ${words}`, "trouble"); // nor would it be the next time
     } else {
       unsent = true;
-      const words = answer ? await answer.text() : "The server does not answer.";
       say(`Not kept yet! ${words} Trying again; please leave this page open.`, "trouble");
       await pause(Math.min(0.5 * 2 ** attempt++, 5));
     }

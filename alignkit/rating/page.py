@@ -55,7 +55,7 @@ def application(study: Study, ratings: Ratings, hosts: set[str] | None = None) -
             if refusal:
                 return PlainTextResponse(refusal, 403, _HEADERS)
             try:
-                form = await _form(request) if request.method == "POST" else _plain(request.query_params.multi_items())
+                form = await _form(request) if request.method == "POST" else dict(request.query_params)
                 response = await run_in_threadpool(handler, form)
             except AlignkitError as error:
                 response = page.problem(str(error), 400, request.url.path == "/answers")
@@ -231,12 +231,20 @@ class _Page:
 def _refusal(request: Request, hosts: set[str] | None) -> str | None:
     """Why a request is not answered: it was made by another site, or under a name that is not ours."""
     host = request.headers.get("host", "")
-    if hosts is not None and urlsplit(f"//{host}").hostname not in hosts:
-        return f"this page is not served under the name {host!r}"
     origin = request.headers.get("origin")
-    if request.method == "POST" and origin is not None and urlsplit(origin).netloc != host:
+    if hosts is not None and _name_of(host) not in hosts:
+        return f"this page is not served under the name {host!r}"
+    if request.method == "POST" and origin not in (None, f"http://{host}", f"https://{host}"):
         return "answers are taken from this page only"
     return None
+
+
+def _name_of(host: str) -> str | None:
+    """The name in a Host header, without the port; None where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -247,10 +255,6 @@ async def _form(request: Request) -> dict[str, str]:
             raise DataError("What was sent is longer than any answer.")
     fields = parse_qs(body.decode("utf-8", errors="replace"), keep_blank_values=True)
     return {name: values[-1] for name, values in fields.items()}
-
-
-def _plain(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    return dict(pairs)
 
 
 def _file(path: str, kind: str) -> Any:

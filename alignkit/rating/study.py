@@ -4,6 +4,7 @@ The folder of a study:
 
 study.json          the items, the systems' responses, the questions, the seed
 ratings.jsonl       one line an answer, in the order they came; see `alignkit.rating.store`
+ratings.lock        held by the server that has the folder open
 summary.json        what `alignkit rate --summary` found
 summary.md          the same for people
 """

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import alignkit
@@ -39,9 +40,9 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     for title, header, rows in tables(summary):
         table = Table(title=title, title_justify="left")
         for number, name in enumerate(header):
-            table.add_column(name, justify="left" if number == 0 else "right")
+            table.add_column(escape(name), justify="left" if number == 0 else "right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
     for remark in summary["remarks"]:
         console.print(f"- {remark}", markup=False, highlight=False)
