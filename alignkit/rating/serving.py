@@ -81,6 +81,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # from here on nobody is turned away, also while the server starts
     except (OSError, OverflowError) as error:
         listening.close()
         raise ConfigError(
