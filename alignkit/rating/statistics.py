@@ -10,12 +10,14 @@ arrays with a row per rater and NaN where that rater gave none. Whatever cannot 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 from alignkit.errors import ConfigError
 
+Level = Literal["nominal", "ordinal", "interval"]
 RESAMPLES = 9999
 # Means of the same few numbers, added in another order, differ in their last bits; as ratings they are equal.
 _DIGITS = 9
@@ -118,13 +120,13 @@ def estimate(ratings: np.ndarray, *, confidence: float = 0.95, seed: int = 0) ->
     return Estimate(mean, float(drawn.low), float(drawn.high), len(means), count)
 
 
-def agreement(ratings: np.ndarray, level: str = "ordinal") -> Agreement:
+def agreement(ratings: np.ndarray, level: Level = "ordinal") -> Agreement:
     """Krippendorff's alpha of one question (Krippendorff 2011), over the responses of all systems.
 
     Args:
         ratings: (R, U).
         level: of measurement: `ordinal` weighs a disagreement by how many ratings lie between two points, `interval`
-            by the square of their distance.
+            by the square of their distance, `nominal` all alike.
 
     Raises:
         ConfigError: the package krippendorff is not installed.
