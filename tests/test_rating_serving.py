@@ -61,15 +61,30 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_study_is_begun_killed_gone_on_with_and_interrupted(folder):
-    first = Server(folder, "plain.jsonl", "other=tuned.jsonl", "--gold", "--count", "2")
+@pytest.fixture
+def serve(folder):
+    """Starts servers, and leaves none behind."""
+    started = []
+
+    def start(*arguments: str) -> Server:
+        started.append(Server(folder, *arguments))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.process.kill()
+        server.process.wait()
+
+
+def test_a_study_is_begun_killed_gone_on_with_and_interrupted(folder, serve):
+    first = serve("plain.jsonl", "other=tuned.jsonl", "--gold", "--count", "2")
     for value in (1, 2):
         first.rate("Ann", value)
         first.rate("Bo", value)
     assert first.end(signal.SIGKILL) == -signal.SIGKILL
     assert "2 prompts, 3 systems: 6 responses to rate" in first.said
 
-    again = Server(folder)
+    again = serve()
     assert '<b id="done">2</b> of 6' in again.page("/rate?rater=Ann")
     assert "Are you the Bo who was here before?" in again.page("/start", {"rater": "Bo"})
     for _ in range(4):
@@ -85,15 +100,12 @@ def test_a_study_is_begun_killed_gone_on_with_and_interrupted(folder):
     }
 
 
-def test_a_port_that_is_taken_and_a_folder_in_use_are_said(folder, monkeypatch, capsys):
+def test_a_port_that_is_taken_and_a_folder_in_use_are_said(folder, serve, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["rate", "plain.jsonl", "tuned.jsonl", "--output", "ratings", "--port", port]) == 2
     assert f"nothing can listen on 127.0.0.1, port {port}" in capsys.readouterr().err
-    server = Server(folder)
-    try:
-        assert main(["rate", "--output", "ratings", "--port", "0"]) == 2
-        assert "is being rated already" in capsys.readouterr().err
-    finally:
-        server.end(signal.SIGKILL)
+    serve()
+    assert main(["rate", "--output", "ratings", "--port", "0"]) == 2
+    assert "is being rated already" in capsys.readouterr().err
