@@ -42,7 +42,7 @@ $(INSTALLED): pyproject.toml rewards/pyproject.toml constraints.txt
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(TORCH_OPTIONS) "$$(grep '^torch==' constraints.txt)"
 	@echo "installing packages into .venv: some minutes, without further words"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs,quantization]' -e ./rewards
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs,quantization,rate]' -e ./rewards
 	@touch $@
 
 quickstart: $(INSTALLED)
@@ -61,7 +61,7 @@ test-slow: $(INSTALLED)
 	[ -x .compat/lower/bin/python ] || $(PYTHON) -m venv .compat/lower
 	.compat/lower/bin/python -m pip install --quiet $(TORCH_OPTIONS) "$$(grep '^torch==' constraints-lower.txt)"
 	@echo "installing packages into .compat/lower: some minutes, without further words"
-	.compat/lower/bin/python -m pip install --quiet -c constraints-lower.txt -e '.[dev,quantization]' -e ./rewards
+	.compat/lower/bin/python -m pip install --quiet -c constraints-lower.txt -e '.[dev,quantization,rate]' -e ./rewards
 	@touch $@
 
 test-lower: .compat/lower/.installed

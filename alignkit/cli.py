@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, generate, chat, merge, rewards, env.
+"""The command line: train, evaluate, generate, chat, rate, merge, rewards, env.
 
 Mistakes of the user end with a message and exit code 2; set ALIGNKIT_TRACEBACK=1 to see where they were raised.
 Modules load inside the handlers, so that `alignkit rewards list` does not wait for torch.
@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_generate(commands)
     _add_chat(commands)
+    _add_rate(commands)
     _add_merge(commands)
     cli_rewards.add_parser(commands)
     env = commands.add_parser("env", help="versions, machine and plugins, for bug reports")
@@ -134,6 +135,24 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     chat.set_defaults(handler=_chat)
 
 
+def _add_rate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    rate = commands.add_parser("rate", help="let people rate what several systems wrote, blind, and sum it up")
+    rate.add_argument(
+        "systems", nargs="*", metavar="NAME=PATH",
+        help="a run's folder, or .jsonl with prompt and completion; none goes on with the study in --output",
+    )  # fmt: skip
+    rate.add_argument("--output", type=Path, metavar="FOLDER", help="where the study and its ratings are kept")
+    rate.add_argument("--summary", type=Path, metavar="FOLDER", help="only sum up the ratings in this folder")
+    rate.add_argument("--gold", action="store_true", help="the reference is one of the systems, called gold")
+    rate.add_argument("--count", type=int, default=50, metavar="N", help="prompts that are drawn (default: 50)")
+    rate.add_argument("--seed", type=int, default=42, help="of the draw and of each rater's order (default: 42)")
+    rate.add_argument("--questions", type=Path, metavar="FILE", help="YAML in the place of the three default questions")
+    rate.add_argument("--together", action="store_true", help="show all responses to a prompt at once")
+    rate.add_argument("--host", default="127.0.0.1", help="to listen on (default: 127.0.0.1, this machine only)")
+    rate.add_argument("--port", type=int, default=8642, help="0 takes any that is free (default: 8642)")
+    rate.set_defaults(handler=_rate)
+
+
 def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     merge = commands.add_parser("merge", help="fold an adapter into its base: a plain model folder")
     merge.add_argument("model", type=Path, help="the folder of an adapter, or of a run that trained one")
@@ -178,6 +197,32 @@ def _chat(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         seed=args.seed,
         allow_code=not args.no_code,
+    )
+    return 0
+
+
+def _rate(args: argparse.Namespace) -> int:
+    if args.summary is not None:
+        if args.systems or args.output is not None:
+            raise AlignkitError("--summary FOLDER goes alone: it takes systems and questions from the folder's study")
+        from alignkit.rating.summary import summarise
+
+        summarise(args.summary)
+        return 0
+    if args.output is None:
+        raise AlignkitError("rate needs --output FOLDER, where the ratings are kept (or --summary FOLDER)")
+    from alignkit.rating.serving import rate
+
+    rate(
+        args.systems,
+        args.output,
+        gold=args.gold,
+        count=args.count,
+        seed=args.seed,
+        questions=args.questions,
+        together=args.together,
+        host=args.host,
+        port=args.port,
     )
     return 0
 

@@ -66,5 +66,14 @@ def _row(path: str | Path, number: int, line: bytes) -> Row:
     return row
 
 
+def row_text(row: Row) -> str:
+    """One object as its line, the end included.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
+    return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+
+
 def _text(rows: Iterable[Row]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n" for row in rows)
+    return "".join(row_text(row) for row in rows)

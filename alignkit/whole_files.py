@@ -52,7 +52,7 @@ def write_text(path: str | Path, text: str) -> Path:
 def sync_folder(folder: Path) -> None:
     """Have everything below a folder on the disk, so that a power failure after a rename leaves no empty files."""
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
+        sync_file(path)
 
 
 def put_in_place(new: Path, place: Path) -> None:
@@ -67,7 +67,7 @@ def put_in_place(new: Path, place: Path) -> None:
     if place.exists():
         place.rename(old)
     new.rename(place)
-    _sync(place.parent)
+    sync_file(place.parent)
     if old.exists():
         old.rename(old.with_name(f"deleted-{place.name}"))  # should it not go away, it must not look like half a move
     shutil.rmtree(new.parent, ignore_errors=True)
@@ -89,7 +89,7 @@ def finish_replacing(folder: Path) -> None:
             old.rename(old.with_name(f"deleted-{new.name}"))  # both moves were made
         elif new.exists():
             new.rename(place)
-            _sync(folder)
+            sync_file(folder)
 
 
 def discard(folder: Path) -> None:
@@ -156,7 +156,8 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Have one file, or the list of what is in one folder, on the disk."""
     if os.name == "nt" and path.is_dir():  # folders cannot be opened there
         return
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "alignkit"
 
 LAYERS = [
     {"cli", "cli_rewards", "__main__", "pytest_plugin"},
-    {"recipe", "run", "chat"},
+    {"recipe", "run", "chat", "rating"},
     {"trainers", "held_out", "evaluation", "report", "progress", "testing", "scaffold"},
     {"decoding", "metrics"},
     {"models", "data"},

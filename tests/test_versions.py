@@ -18,6 +18,7 @@ NEEDED = [
     for lines in (
         PROJECT["dependencies"],
         PROJECT["optional-dependencies"]["quantization"],
+        PROJECT["optional-dependencies"]["rate"],
         PROJECT["optional-dependencies"]["dev"],
     )
     for line in lines
