@@ -28,7 +28,8 @@ def evaluate_rows(rows: Sequence[Row], metrics: Mapping[str, Any]) -> dict[str, 
     that are not single numbers (such as BLEU's list of precisions) are left out.
 
     Args:
-        rows: with `prompt`, `completion`, `reference` and `columns`, see `alignkit.held_out.generate_rows`.
+        rows: with `prompt`, `completion`, `reference` and `columns`, see `alignkit.held_out.generate_rows`. What
+            metrics find of each row is put into its `metrics`: key -> score or None.
         metrics: a name for messages -> `evaluate.Metric`.
 
     Raises:
@@ -51,6 +52,9 @@ def evaluate_rows(rows: Sequence[Row], metrics: Mapping[str, Any]) -> dict[str, 
                     f"(name=...), or leave it out"
                 )
             origin[key], figures[key] = name, float(value)
+        for key, scores in getattr(metric, "row_scores", {}).items():
+            for row, score in zip(rows, scores, strict=True):
+                row["metrics"] = {**row.get("metrics", {}), key: score}
     return figures
 
 

@@ -103,7 +103,7 @@ def test_a_simulated_user_learns_what_the_other_party_says_next(corpora):
 
 
 def test_turns_have_the_sentiment_of_their_emotion(tmp_path, monkeypatch):
-    """Neutral turns and surprise have none; a text with both labels is left out, and so is one of validation in train."""
+    """Neutral turns and surprise have none; texts with both labels are left out, and those of validation in train."""
     said = {"utterances": ["I won !", "Wow .", "Hm .", "i won !", "Ow .", "No .", "No ."],
             "emotions": [4, 6, 0, 4, 5, 1, 4]}  # fmt: skip
     write(tmp_path, "dailydialog", [said, {"utterances": ["Yuck .", "Help !", "Nice ."], "emotions": [2, 3, 4]}],
