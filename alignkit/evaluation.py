@@ -120,7 +120,7 @@ def bootstrap_interval(
         seed: of the resampling.
 
     Returns:
-        lower and upper bound; both the mean itself where the values do not differ.
+        lower and upper bound; both the mean itself where the values differ by rounding at most.
 
     Raises:
         DataError: there are no values, or some are not finite.
@@ -128,7 +128,8 @@ def bootstrap_interval(
     array = np.asarray(list(values), dtype=float)
     if not len(array) or not np.isfinite(array).all():
         raise DataError(f"a confidence interval needs finite values, got {len(array)} of which not all are finite")
-    if len(array) == 1 or np.ptp(array) == 0:
+    # differences of equal figures differ by rounding, which the bootstrap would divide by
+    if len(array) == 1 or np.ptp(array) <= 1e-12 * np.abs(array).max() + 1e-15:
         return float(array.mean()), float(array.mean())
     from scipy import stats  # 20 MiB that training does not need
 
