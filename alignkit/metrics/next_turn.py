@@ -17,7 +17,7 @@ from alignkit.metrics.text_metric import TextMetric
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.registry import load_reward
 from alignkit.reward import call_reward, in_evaluation, reward_name
-from alignkit.text import Text, completion_text, is_conversational
+from alignkit.text import Text, completion_text
 
 
 class NextTurnMetric(TextMetric):
@@ -175,10 +175,11 @@ def heard(prompt: Text, completion: str) -> str:
     >>> heard("The film was", " good.")
     'The film was good.\\n'
     """
-    if is_conversational(prompt):
-        prompt = "".join(_one_line(completion_text([turn])) + TURN_END for turn in prompt if turn["role"] != "system")
-    apart = " " if completion[:1].isspace() and prompt and not prompt[-1].isspace() else ""
-    return prompt + apart + _one_line(completion) + TURN_END
+    if isinstance(prompt, str):
+        apart = " " if completion[:1].isspace() and prompt and not prompt[-1].isspace() else ""
+        return prompt + apart + _one_line(completion) + TURN_END
+    turns = [completion_text([message]) for message in prompt if message["role"] != "system"]
+    return "".join(_one_line(turn) + TURN_END for turn in [*turns, completion])
 
 
 def first_line(text: str) -> str:
