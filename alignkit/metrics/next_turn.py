@@ -33,7 +33,8 @@ class NextTurnMetric(TextMetric):
 
     The n-th row draws its turns by its own random numbers, so that they depend on its text, the seed, `samples` and
     `max_new_tokens`, and not on the rows beside it or on `batch_size`; two systems are answered with the same luck.
-    Only rounding depends on the shape of a batch; with a `dtype` of float64 that leaves no trace either.
+    Only rounding depends on the shape of a batch: in float32 one turn in 512 came out otherwise in batches of 128 than
+    of 16, with a user of 10M parameters. Hence float64, which costs little with a model of that size.
 
     Args:
         user: causal LM or encoder-decoder; a folder or hub id is loaded when it is first needed.
@@ -47,7 +48,7 @@ class NextTurnMetric(TextMetric):
         seed: of the sampling.
         batch_size: turns that are sampled at a time.
         positive_above: what counts as good; by default the reward's attribute `positive_above`, where it has one.
-        dtype: of the user's weights.
+        dtype: of the weights of a user that is loaded by name; "float32" or "bfloat16" for a large one.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class NextTurnMetric(TextMetric):
         seed: int = 0,
         batch_size: int = 64,
         positive_above: float | None = None,
-        dtype: str = "float32",
+        dtype: str = "float64",
     ):
         if samples < 1 or max_new_tokens < 1 or batch_size < 1 or temperature < 0:
             raise ConfigError(
