@@ -101,7 +101,7 @@ def _table(found: Comparison) -> Table:
     first = found.systems[0]
     table = Table(title=f"{found.prompts} held-out prompts, after training", title_justify="left", title_style="bold")
     for name in ("figure", "system"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # a name that is cut off names nothing
     for name in ("mean", f"difference to {first}", "95% interval"):
         table.add_column(name, justify="right")
     table.add_column("")
