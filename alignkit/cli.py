@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, generate, chat, rate, merge, rewards, env.
+"""The command line: train, evaluate, compare, generate, chat, rate, merge, rewards, env.
 
 Mistakes of the user end with a message and exit code 2; set ALIGNKIT_TRACEBACK=1 to see where they were raised.
 Modules load inside the handlers, so that `alignkit rewards list` does not wait for torch.
@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_compare(commands)
     _add_generate(commands)
     _add_chat(commands)
     _add_rate(commands)
@@ -96,6 +97,14 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     evaluate.add_argument("--model", help="judge this model, or that of this run, instead of the run's own")
     evaluate.add_argument("--output", type=Path, help="write figures and completions to this JSON file")
     evaluate.set_defaults(handler=_evaluate)
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = commands.add_parser("compare", help="runs side by side on the same prompts, against the first of them")
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a finished run; two or more")
+    compare.add_argument("--metric", action="append", default=[], metavar="NAME", help="only this figure; repeatable")
+    compare.add_argument("--output", type=Path, help="write means, differences and intervals to this JSON file")
+    compare.set_defaults(handler=_compare)
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -177,6 +186,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     from alignkit.run.evaluate import evaluate_run
 
     evaluate_run(args.run, args.overrides, model=args.model, output=args.output, allow_code=not args.no_code)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from alignkit.run.compare import compare_runs
+
+    compare_runs(args.runs, args.metric, args.output)
     return 0
 
 

@@ -28,7 +28,8 @@ def evaluate_rows(rows: Sequence[Row], metrics: Mapping[str, Any]) -> dict[str, 
     that are not single numbers (such as BLEU's list of precisions) are left out.
 
     Args:
-        rows: with `prompt`, `completion`, `reference` and `columns`, see `alignkit.held_out.generate_rows`.
+        rows: with `prompt`, `completion`, `reference` and `columns`, see `alignkit.held_out.generate_rows`. What
+            metrics find of each row is put into its `metrics`: key -> score or None.
         metrics: a name for messages -> `evaluate.Metric`.
 
     Raises:
@@ -51,6 +52,9 @@ def evaluate_rows(rows: Sequence[Row], metrics: Mapping[str, Any]) -> dict[str, 
                     f"(name=...), or leave it out"
                 )
             origin[key], figures[key] = name, float(value)
+        for key, scores in getattr(metric, "row_scores", {}).items():
+            for row, score in zip(rows, scores, strict=True):
+                row["metrics"] = {**row.get("metrics", {}), key: score}
     return figures
 
 
@@ -116,7 +120,7 @@ def bootstrap_interval(
         seed: of the resampling.
 
     Returns:
-        lower and upper bound; both the mean itself where the values do not differ.
+        lower and upper bound; both the mean itself where the values differ by rounding at most.
 
     Raises:
         DataError: there are no values, or some are not finite.
@@ -124,7 +128,8 @@ def bootstrap_interval(
     array = np.asarray(list(values), dtype=float)
     if not len(array) or not np.isfinite(array).all():
         raise DataError(f"a confidence interval needs finite values, got {len(array)} of which not all are finite")
-    if len(array) == 1 or np.ptp(array) == 0:
+    # differences of equal figures differ by rounding, which the bootstrap would divide by
+    if len(array) == 1 or np.ptp(array) <= 1e-12 * np.abs(array).max() + 1e-15:
         return float(array.mean()), float(array.mean())
     from scipy import stats  # 20 MiB that training does not need
 

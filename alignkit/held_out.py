@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
 from alignkit.decoding.sampling import Decoder, SamplingDecoder
@@ -18,37 +18,6 @@ from alignkit.reward import call_reward, in_evaluation, unique_names
 from alignkit.text import is_conversational
 
 Row = dict[str, Any]
-
-
-def generation_config_for(
-    model: PreTrainedModel, processing_class: PreTrainedTokenizerBase, **settings: Any
-) -> GenerationConfig:
-    """How to sample from `model`: its own end-of-sequence tokens and the tokenizer's, and `settings` on top.
-
-    A `temperature` of 0 takes the likeliest token at every step.
-    """
-    if settings.get("temperature") == 0:
-        settings = {**settings, "do_sample": False, "temperature": 1.0}
-    ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    if processing_class.eos_token_id is not None and processing_class.eos_token_id not in ends:
-        ends.insert(0, processing_class.eos_token_id)
-    pad = processing_class.pad_token_id
-    return GenerationConfig(
-        **{
-            "do_sample": True,
-            "eos_token_id": ends or None,
-            "pad_token_id": pad if pad is not None else (ends[0] if ends else None),
-            "bos_token_id": processing_class.bos_token_id,
-            "decoder_start_token_id": getattr(model.config, "decoder_start_token_id", None),
-            # `generate` fills what is left out from the model's own defaults, top-k 50 among them
-            "top_k": 0,
-            "top_p": 1.0,
-            "temperature": 1.0,
-            **settings,
-        },
-        disable_compile=True,
-    )
 
 
 def generate_rows(
@@ -74,7 +43,7 @@ def generate_rows(
         model: the policy; with an adapter and no `ref_model`, the reference is the policy without it.
         processing_class: its tokenizer.
         examples: rows of the data; every column but `prompt` reaches the rewards.
-        generation_config: how to sample, see `generation_config_for`.
+        generation_config: how to sample, see `alignkit.decoding.sampling.generation_config_for`.
         reward_funcs: rewards to score with.
         reward_weights: their weights in the row's `reward`; 1 each when None.
         ref_model: the reference for the KL.

@@ -28,7 +28,7 @@ def model(tmp_path_factory):
 
 
 def test_every_command_explains_itself(capsys):
-    for command in ("train", "evaluate", "generate", "chat", "rate", "rewards", "env"):
+    for command in ("train", "evaluate", "compare", "generate", "chat", "rate", "rewards", "env"):
         with pytest.raises(SystemExit) as ended:
             build_parser().parse_args([command, "--help"])
         assert ended.value.code == 0 and "usage: alignkit" in capsys.readouterr().out

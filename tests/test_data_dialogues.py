@@ -89,6 +89,33 @@ def test_situations_have_the_sentiment_of_their_emotion(corpora):
     assert len(POSITIVE) == 13 and len(NEGATIVE) == 16 and len({*POSITIVE, *NEGATIVE, *EITHER}) == 32
 
 
+def test_a_simulated_user_learns_what_the_other_party_says_next(corpora):
+    """The context of a speaker's turn ends with the listener's reply; what the speaker feels is not the listener's."""
+    speakers = in_order(load_data("empathetic_dialogues", replies="speaker")["train"])
+    assert ("My son won.\nGreat!\n", "Yes, it is.", "Congratulations!", "") in speakers
+    assert len(speakers) == 3  # a first turn replies to nothing
+    both = in_order(load_data("empathetic_dialogues", replies="both")["train"])
+    assert both == sorted(speakers + in_order(load_data("empathetic_dialogues")["train"]))
+    own, all_of_them = (in_order(load_data("personachat", replies=whose)["train"]) for whose in ("persona", "both"))
+    assert [row for row in all_of_them if row not in own] == [("hi there!\nhello.\n", "how are you?", "fine.", "")]
+    with pytest.raises(DataError, match="no reply is left in 'validation'"):  # its partner never answers
+        load_data("personachat", replies="partner")
+
+
+def test_turns_have_the_sentiment_of_their_emotion(tmp_path, monkeypatch):
+    """Neutral turns and surprise have none; texts with both labels are left out, and those of validation in train."""
+    said = {"utterances": ["I won !", "Wow .", "Hm .", "i won !", "Ow .", "No .", "No ."],
+            "emotions": [4, 6, 0, 4, 5, 1, 4]}  # fmt: skip
+    write(tmp_path, "dailydialog", [said, {"utterances": ["Yuck .", "Help !", "Nice ."], "emotions": [2, 3, 4]}],
+          [{"utterances": ["nice .", "Ah ."], "emotions": [4, 5]}])  # fmt: skip
+    monkeypatch.setenv("ALIGNKIT_DATA", str(tmp_path))
+    loaded = load_data("dailydialog", form="turns")
+    assert loaded["train"].column_names == known_columns("dailydialog", form="turns")
+    found = {split: sorted(zip(part["text"], part["label"], strict=True)) for split, part in loaded.items()}
+    assert found["train"] == [("Help!", 0), ("I won!", 1), ("Ow.", 0), ("Yuck.", 0)]
+    assert found["validation"] == [("Ah.", 0), ("nice.", 1)]
+
+
 def test_messages_have_the_reply_as_the_assistants(corpora):
     [row] = [r for r in load_data("dailydialog", style="messages")["train"] if r["next_turn"] == "Don't crash it!"]
     assert row["prompt"] == [
@@ -101,6 +128,17 @@ def test_messages_have_the_reply_as_the_assistants(corpora):
 @pytest.mark.parametrize("name", CORPORA)
 def test_long_replies_are_left_out(name, corpora):
     assert all(len(row["reference"].split()) <= 1 for row in load_data(name, reply_words=1)["train"])
+
+
+def test_long_contexts_are_left_out(corpora):
+    rows = load_data("dailydialog", prompt_words=4)["train"]
+    assert in_order(rows) == [
+        ("Hi.\n", "Hello.", "", ""),
+        ("I won!\n", "Wow, what?", "A car.", "happiness"),
+        ("I won!\nWow, what?\n", "A car.", "Don't crash it!", "surprise"),
+        ("Wow, what?\nA car.\n", "Don't crash it!", "", "happiness"),
+    ]
+    assert [row["prompt"] for row in load_data("dailydialog", prompt_words=1)["train"]] == ["Hi.\n"]
 
 
 def test_nothing_left_is_said(corpora):

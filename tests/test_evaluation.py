@@ -76,6 +76,13 @@ def test_real_text_is_cut_to_the_length_beside_it():
     assert [r["completion"] for r in rows] == ["x y"]
 
 
+def test_values_that_differ_by_rounding_have_their_mean_as_interval():
+    values = [0.8 + i / 7 - (0.5 + i / 7) for i in range(9)]
+    assert len(set(values)) > 1
+    assert bootstrap_interval(values) == (pytest.approx(0.3), pytest.approx(0.3))
+    assert bootstrap_interval([1e-17, -1e-17, 0.0]) == (pytest.approx(0.0), pytest.approx(0.0))
+
+
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
     generator = np.random.default_rng(0)
     covered = 0

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "alignkit"
 LAYERS = [
     {"cli", "cli_rewards", "__main__", "pytest_plugin"},
     {"recipe", "run", "chat", "rating"},
-    {"trainers", "held_out", "evaluation", "report", "progress", "testing", "scaffold"},
+    {"trainers", "held_out", "evaluation", "comparison", "report", "progress", "testing", "scaffold"},
     {"decoding", "metrics"},
     {"models", "data"},
     {"losses", "advantages", "diagnostics", "text", "json_lines", "registry", "compose", "foreign"},

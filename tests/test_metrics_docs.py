@@ -9,6 +9,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from alignkit.diagnostics import CHECKS
 from alignkit.metrics import METRICS, load_metric, metric_parameters
+from alignkit.metrics.next_turn import NextTurnMetric
 from alignkit.metrics.reward import RewardMetric
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.progress import ProgressCallback, RunFilesCallback, attach
@@ -64,10 +65,18 @@ SETTINGS = {
 DATA = Dataset.from_dict({"prompt": ["the film", "a good", "it was"] * 8, "reference": ["good film ."] * 24})
 
 
+def metrics_with_models():
+    model, tokenizer = tiny_causal_lm(), tiny_tokenizer()
+    return {
+        "perplexity": load_metric("perplexity", model=model, processing_class=tokenizer),
+        "next_turn": NextTurnMetric(model, warmth, tokenizer, max_new_tokens=4, positive_above=0.5),
+    }
+
+
 def ppo(folder):
     model = tiny_causal_lm()
-    metrics = {name: load_metric(name) for name in METRICS if name != "perplexity"}
-    metrics["perplexity"] = load_metric("perplexity", model=tiny_causal_lm(), processing_class=tiny_tokenizer())
+    asking = {"perplexity", "next_turn"}
+    metrics = {name: load_metric(name) for name in METRICS if name not in asking} | metrics_with_models()
     metrics["judge"] = RewardMetric(warmth, name="judge")
     args = PPOConfig(output_dir=folder, eval_strategy="steps", eval_steps=2, num_iterations=2, ptx_coef=0.1, **SETTINGS)
     texts = Dataset.from_dict({"text": ["good film"] * 8})
@@ -145,10 +154,7 @@ def test_the_metrics_are_listed_with_their_keys_and_settings():
         for row in table("metrics")
     }
     assert list(rows) == [*METRICS, "reward"]
-    made = {
-        "perplexity": load_metric("perplexity", model=tiny_causal_lm(), processing_class=tiny_tokenizer()),
-        "reward": RewardMetric(warmth, name="<judge>"),
-    }
+    made = {**metrics_with_models(), "reward": RewardMetric(warmth, name="<judge>")}
     for name, (keys, settings) in rows.items():
         metric = made[name] if name in made else load_metric(name)
         given = metric.compute(

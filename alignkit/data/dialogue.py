@@ -23,6 +23,7 @@ Style = Literal["text", "messages"]
 COLUMNS = ["prompt", "reference", "next_turn", "emotion"]
 # Between two turns of a plain prompt, and after the last one.
 TURN_END = "\n"
+_OF_A_ROW = ("turns", "style", "reply_words", "prompt_words")
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class Dialogue:
 
 def check_sizes(settings: dict[str, Any]) -> None:
     """Raises `DataError` for a number below 1 among the settings that all corpora of dialogues share."""
-    for name in ("turns", "reply_words", "train_size", "validation_size"):
+    for name in ("turns", "prompt_words", "reply_words", "train_size", "validation_size"):
         check_size(name, settings.get(name))
 
 
-def rows_of(dialogue: Dialogue, turns: int, style: Style, reply_words: int | None) -> list[dict[str, Any]]:
+def rows_of(
+    dialogue: Dialogue, turns: int, style: Style, reply_words: int | None = None, prompt_words: int | None = None
+) -> list[dict[str, Any]]:
     """One row for each reply that has something before it.
 
     Args:
@@ -54,9 +57,10 @@ def rows_of(dialogue: Dialogue, turns: int, style: Style, reply_words: int | Non
         turns: at most so many turns of context.
         style: of the prompt; in messages the replying party is the assistant.
         reply_words: leave out longer replies.
+        prompt_words: leave out replies to longer contexts.
 
     >>> spoken = Dialogue(["I won!", "Wow, what?", "A car."], [False, True, False], ["proud", "", "proud"])
-    >>> rows_of(spoken, 2, "text", None)
+    >>> rows_of(spoken, 2, "text")
     [{'prompt': 'I won!\\n', 'reference': 'Wow, what?', 'next_turn': 'A car.', 'emotion': 'proud'}]
     """
     rows = []
@@ -65,6 +69,8 @@ def rows_of(dialogue: Dialogue, turns: int, style: Style, reply_words: int | Non
         if not dialogue.replies[place] or not before or not all([*before, reply]):
             continue
         if reply_words is not None and len(reply.split()) > reply_words:
+            continue
+        if prompt_words is not None and len(" ".join(before).split()) > prompt_words:
             continue
         following = dialogue.turns[place + 1] if place + 1 < len(dialogue.turns) else ""
         rows.append(
@@ -94,7 +100,7 @@ def split_rows(
         train: its dialogues.
         validation: its dialogues.
         source: the corpus, for messages.
-        settings: `turns`, `style`, `reply_words`, `train_size`, `validation_size`, `seed`.
+        settings: `turns`, `style`, `prompt_words`, `reply_words`, `train_size`, `validation_size`, `seed`.
     """
     seen: set[tuple[str, ...]] = set()
     splits = {}
@@ -104,9 +110,11 @@ def split_rows(
             key = tuple(turn.lower() for turn in dialogue.turns)
             if key not in seen:
                 seen.add(key)
-                rows += rows_of(dialogue, settings["turns"], settings["style"], settings["reply_words"])
+                rows += rows_of(dialogue, **{name: settings[name] for name in _OF_A_ROW})
         if not rows:
-            raise DataError(f"{source}: no reply is left in {split!r}; allow longer ones with reply_words")
+            raise DataError(
+                f"{source}: no reply is left in {split!r}; allow longer ones with reply_words and prompt_words"
+            )
         splits[split] = Dataset.from_list(rows)
     parts = check_splits(DatasetDict(splits), source)
     return limited(parts, settings["train_size"], settings["validation_size"], settings["seed"])

@@ -1,6 +1,6 @@
 """EmpatheticDialogues (Rashkin et al., 2019): a speaker tells a listener of a situation, under one of 32 emotions.
 
-The speaker is the user, and the listener's turns are the replies to learn.
+The speaker is the user, and the listener's turns are the replies to learn, unless it is the user who is to be learned.
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ NEGATIVE = (
 EITHER = ("nostalgic", "sentimental", "surprised")
 
 Form = Literal["replies", "situations"]
+Replies = Literal["listener", "speaker", "both"]
 
 
 def columns(form: Form = "replies", **settings: Any) -> list[str]:
@@ -34,8 +35,10 @@ def columns(form: Form = "replies", **settings: Any) -> list[str]:
 
 def load(
     form: Form = "replies",
+    replies: Replies = "listener",
     turns: int = 2,
     style: Style = "text",
+    prompt_words: int | None = None,
     reply_words: int | None = None,
     train_size: int | None = None,
     validation_size: int | None = None,
@@ -46,8 +49,10 @@ def load(
     Args:
         form: "replies" gives what all dialogues give; "situations" gives text, emotion and label, 1 for the 13 emotions
             that are pleasant and 0 for the 16 that are not; nostalgic, sentimental and surprised ones are left out.
+        replies: whose turns are replies; "speaker" gives what a user says next, for a simulated user to learn.
         turns: turns of context, at most.
         style: "text" ends each turn of the prompt with a newline; "messages" gives a list of messages.
+        prompt_words: leave out replies to a context with more words.
         reply_words: leave out replies with more words.
         train_size: keep at most so many rows.
         validation_size: keep at most so many rows.
@@ -59,18 +64,18 @@ def load(
     raw["validation"] = read_named("empathetic_dialogues", "validation", HUB_ID, hub_split="valid")
     if form == "situations":
         return _situations(raw, train_size, validation_size, seed)
-    train, validation = (_dialogues(dataset, split) for split, dataset in raw.items())
+    train, validation = (_dialogues(dataset, split, replies) for split, dataset in raw.items())
     return split_rows(train, validation, "empathetic_dialogues", settings)
 
 
-def _dialogues(raw: Dataset, split: str) -> Iterator[Dialogue]:
+def _dialogues(raw: Dataset, split: str, whose: Replies) -> Iterator[Dialogue]:
     source = f"empathetic_dialogues ({split})"
     require_columns(raw, ["emotion"], source)
     for row in raw:
         row = _as_conversation(row, source, raw)
         turns = [" ".join(text.replace("_comma_", ",").split()) for text in row["utterances"]]
-        replies = [speaker == "listener" for speaker in row["speakers"]]
-        yield Dialogue(turns, replies, ["" if reply else row["emotion"] for reply in replies])
+        replies = [whose in (party, "both") for party in row["speakers"]]
+        yield Dialogue(turns, replies, ["" if party == "listener" else row["emotion"] for party in row["speakers"]])
 
 
 def _as_conversation(row: Any, source: str, raw: Dataset) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-from transformers import GenerationConfig, PreTrainedModel, TemperatureLogitsWarper
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TemperatureLogitsWarper
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from alignkit.decoding.cache import BY_ROW, make_roomy, shared_prompts
@@ -59,6 +59,37 @@ class Completions:
         ]
 
 
+def generation_config_for(
+    model: PreTrainedModel, processing_class: PreTrainedTokenizerBase, **settings: Any
+) -> GenerationConfig:
+    """How to sample from `model`: its own end-of-sequence tokens and the tokenizer's, and `settings` on top.
+
+    A `temperature` of 0 takes the likeliest token at every step.
+    """
+    if settings.get("temperature") == 0:
+        settings = {**settings, "do_sample": False, "temperature": 1.0}
+    ends = model.generation_config.eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    if processing_class.eos_token_id is not None and processing_class.eos_token_id not in ends:
+        ends.insert(0, processing_class.eos_token_id)
+    pad = processing_class.pad_token_id
+    return GenerationConfig(
+        **{
+            "do_sample": True,
+            "eos_token_id": ends or None,
+            "pad_token_id": pad if pad is not None else (ends[0] if ends else None),
+            "bos_token_id": processing_class.bos_token_id,
+            "decoder_start_token_id": getattr(model.config, "decoder_start_token_id", None),
+            # `generate` fills what is left out from the model's own defaults, top-k 50 among them
+            "top_k": 0,
+            "top_p": 1.0,
+            "temperature": 1.0,
+            **settings,
+        },
+        disable_compile=True,
+    )
+
+
 class Decoder(Protocol):
     """What chooses the next token. `GenerationConfig` says how long and how hot."""
 
@@ -78,10 +109,13 @@ class SamplingDecoder:
 
     Args:
         with_values: also keep the value head's view of each state; needs a model with one on a shared trunk.
+        uniform: (B, T) numbers in [0, 1) to draw by instead of the random state's, one for each row and token: what
+            becomes of a row then does not depend on the rows beside it.
     """
 
-    def __init__(self, with_values: bool = False):
+    def __init__(self, with_values: bool = False, uniform: torch.Tensor | None = None):
         self.with_values = with_values
+        self.uniform = uniform
 
     @torch.no_grad()
     def __call__(
@@ -99,7 +133,9 @@ class SamplingDecoder:
             ModelError: values are asked of a model without a value head on its own trunk.
         """
         # `generate` drops the question on its way to a callable, so it is answered here
-        loop = _SamplingLoop(self.with_values, weights_are_shared(model) if synced_gpus is None else synced_gpus)
+        loop = _SamplingLoop(
+            self.with_values, weights_are_shared(model) if synced_gpus is None else synced_gpus, self.uniform
+        )
         # `Trainer` may have left the model in training mode, with dropout that scoring does not have
         was_training = model.training
         model.eval()
@@ -129,9 +165,10 @@ class SamplingDecoder:
 class _SamplingLoop:
     """The `custom_generate` callable: the sampling loop of `generate`, with a memory."""
 
-    def __init__(self, with_values: bool, synced_gpus: bool):
+    def __init__(self, with_values: bool, synced_gpus: bool, uniform: torch.Tensor | None):
         self.with_values = with_values
         self.synced_gpus = synced_gpus
+        self.uniform = uniform
         self.tokens: list[torch.Tensor] = []
         self.alive: list[torch.Tensor] = []
         self.log_probs: list[torch.Tensor] = []
@@ -181,7 +218,8 @@ class _SamplingLoop:
             logits = outputs.logits[:, -1][rows].float()
             scores = logits_processor(input_ids, logits)
             probabilities = scores.softmax(-1)
-            tokens = draw(probabilities) if generation_config.do_sample else scores.argmax(-1)
+            given = None if self.uniform is None else self.uniform[:, len(self.tokens)]
+            tokens = draw(probabilities, given) if generation_config.do_sample else scores.argmax(-1)
             at_token = tokens[:, None]
             density = probabilities.gather(-1, at_token).log().squeeze(-1)
             self.log_densities.append(density)
@@ -223,13 +261,14 @@ def _say_nothing(*arguments: Any) -> None:
     pass
 
 
-def draw(probabilities: torch.Tensor) -> torch.Tensor:
+def draw(probabilities: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Tensor:
     """Draw an index from each row by inverting its cumulative distribution: one random number a row, not one a token.
 
     An index of probability 0 is never drawn.
 
     Args:
         probabilities: (B, V), rows that sum to 1 up to rounding.
+        uniform: (B,) the numbers in [0, 1); those of the random state when None.
 
     Returns:
         (B,) indices.
@@ -240,7 +279,8 @@ def draw(probabilities: torch.Tensor) -> torch.Tensor:
     # a block of the vocabulary, then a token in it: a running sum over all of it is slow
     blocks = nn.functional.pad(probabilities, (0, -size % _BLOCK)).view(rows, -1, _BLOCK)
     before = blocks.sum(-1, dtype=dtype).cumsum(-1)
-    at = torch.rand((rows, 1), dtype=dtype, device=before.device) * before[:, -1:]
+    luck = torch.rand((rows, 1), dtype=dtype, device=before.device) if uniform is None else uniform.to(dtype)[:, None]
+    at = luck * before[:, -1:]
     block = _first_above(before, at)
     at = at - torch.cat([torch.zeros_like(at), before], 1).gather(1, block)
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).squeeze(1).cumsum(-1, dtype=dtype)

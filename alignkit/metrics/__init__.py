@@ -15,7 +15,7 @@ from typing import Any
 from alignkit.errors import ConfigError
 from alignkit.settings import suggestion
 
-__all__ = ["METRICS", "MetricEntry", "load_metric", "metric_parameters"]
+__all__ = ["METRICS", "MetricEntry", "judges_by_reward", "load_metric", "metric_parameters"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ METRICS = {
     "perplexity": MetricEntry(
         "alignkit.metrics.perplexity:PerplexityMetric", "how likely a given language model finds the completions"
     ),
+    "next_turn": MetricEntry(
+        "alignkit.metrics.next_turn:NextTurnMetric", "what a reward thinks of a simulated user's answer to a completion"
+    ),
 }
 # Not in the table: what `reward` means in a list of metrics (the rewards being trained on) is the trainer's business.
 _REWARD = MetricEntry("alignkit.metrics.reward:RewardMetric", "any reward as a metric, such as a judge")
@@ -67,6 +70,11 @@ def metric_parameters(name: str) -> dict[str, inspect.Parameter]:
         ConfigError: no metric has that name.
     """
     return dict(inspect.signature(_entry(name).load()).parameters)
+
+
+def judges_by_reward(name: str) -> bool:
+    """Whether a metric of the table has a reward among its settings, as `next_turn` does."""
+    return name in METRICS and "reward" in metric_parameters(name)
 
 
 def load_metric(name: str, /, **settings: Any) -> Any:

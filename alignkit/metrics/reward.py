@@ -42,8 +42,10 @@ class RewardMetric(TextMetric):
         columns: Mapping[str, list] | None = None,
     ) -> dict[str, float]:
         texts = list(predictions if completions is None else completions)
-        scores = self._scores(list(prompts) if prompts is not None else [""] * len(texts), texts, columns)
+        found = self._scores(list(prompts) if prompts is not None else [""] * len(texts), texts, columns)
+        scores = [score for score in found if score is not None]
         name = self.reward_name
+        self.row_scores = {name: found}
         if not scores:
             # no opinion on anything is no figure, and no zero either
             return {name: float("nan"), f"{name}_std": float("nan"), f"{name}_positive_share": float("nan")}
@@ -53,7 +55,7 @@ class RewardMetric(TextMetric):
             f"{name}_positive_share": sum(score > self.positive_above for score in scores) / len(scores),
         }
 
-    def _scores(self, prompts: list[Text], texts: list[Text], columns: Mapping[str, list] | None) -> list[float]:
+    def _scores(self, prompts: list[Text], texts: list[Text], columns: Mapping[str, list] | None) -> list[float | None]:
         with in_evaluation([self.reward]):
             scores = call_reward(self.reward, prompts, texts, columns=columns, name=self.reward_name)
-        return [sum(score) if isinstance(score, list) else score for score in scores if score is not None]
+        return [sum(score) if isinstance(score, list) else score for score in scores]

@@ -13,11 +13,16 @@ class TextMetric(evaluate.Metric):
     message lists), `completions` (the predictions as the trainer has them: strings or message lists), `columns`
     (further columns of the data, a list each). It returns floats under keys that say what they are.
 
+    A metric that scores each completion on its own leaves in `row_scores` what its last `compute` found: a key of its
+    figures -> a score for each prediction, None where there is none. `alignkit.evaluation.evaluate_rows` puts them into
+    the rows, under `metrics`.
+
     Unlike `evaluate.load`, constructing it fetches no script, so it works offline; and it writes no cache file.
     """
 
     def __init__(self, **kwargs: Any):
         super().__init__(**{"keep_in_memory": True, **kwargs})
+        self.row_scores: dict[str, list[float | None]] = {}
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -211,7 +211,7 @@ def _inner_rewards(where: str, outer: type, given: dict[str, Any]) -> list[tuple
 
 def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow_code: bool) -> list[str]:
     """Metrics that exist with parameters that they take, and how to sample for them."""
-    from alignkit.metrics import METRICS, metric_parameters
+    from alignkit.metrics import METRICS, judges_by_reward, metric_parameters
 
     problems = setting_problems("the section", evaluation, EVALUATION_KEYS, where="evaluation")
     problems += _check_health(evaluation.get("health"))
@@ -234,7 +234,11 @@ def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow
             problems.append(f"{where}: expected a mapping of its parameters, got {describe(spec)}")
             continue
         use = spec.get("use", name)
-        if "reward" in spec:
+        if isinstance(use, str) and judges_by_reward(use):
+            given = {key: value for key, value in spec.items() if key != "use"}
+            problems += argument_problems(f"metric {use!r}", given, metric_parameters(use), where=where)
+            problems += _check_judge(f"{where}.reward", spec["reward"], allow_code) if "reward" in spec else []
+        elif "reward" in spec:
             if not isinstance(spec["reward"], str):
                 problems.append(f"{where}.reward: expected the name of a reward, got {describe(spec['reward'])}")
                 continue
@@ -248,6 +252,15 @@ def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow
             given = {key: value for key, value in spec.items() if key != "use"}
             problems += argument_problems(f"metric {use!r}", given, metric_parameters(use), where=where)
     return problems
+
+
+def _check_judge(where: str, reward: Any, allow_code: bool) -> list[str]:
+    """The reward that a metric asks: its name, or `use` and its settings."""
+    spec = {"use": reward} if isinstance(reward, str) else reward
+    if not isinstance(spec, dict) or not isinstance(spec.get("use"), str):
+        return [f"{where}: expected the name of a reward or a mapping with `use`, got {describe(reward)}"]
+    given = {key: value for key, value in spec.items() if key != "use"}
+    return check_reward_parameters(where, spec["use"], given, allow_code, ("use",))
 
 
 def _check_health(actions: Any) -> list[str]:

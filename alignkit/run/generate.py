@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from alignkit.decoding.sampling import SamplingDecoder
+from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
 from alignkit.errors import AlignkitError, DataError
-from alignkit.held_out import generate_rows, generation_config_for
+from alignkit.held_out import generate_rows
 from alignkit.json_lines import read_json_lines
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.reward import check_columns

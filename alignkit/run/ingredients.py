@@ -114,13 +114,19 @@ def build_metrics(recipe: Recipe, allow_code: bool = True) -> dict[str, Any]:
 
     A `perplexity` that names no model asks the run's starting model.
     """
-    from alignkit.metrics import load_metric
+    from alignkit.metrics import judges_by_reward, load_metric
 
     metrics: dict[str, Any] = {}
     for name, spec in recipe.evaluation.get("metrics", {}).items():
         use = spec.get("use", name)
         settings = {key: value for key, value in spec.items() if key not in ("use", *METRIC_REWARD_KEYS)}
-        if "reward" in spec:
+        if judges_by_reward(use):
+            reward = {"use": spec["reward"]} if isinstance(spec["reward"], str) else spec["reward"]
+            judge = {key: value for key, value in reward.items() if key != "use"}
+            judging = load_reward(reward["use"], allow_code=allow_code, **judge)
+            own = {key: value for key, value in spec.items() if key not in ("use", "reward")}
+            metrics[name] = load_metric(use, **{"name": name, **own, "reward": judging})
+        elif "reward" in spec:
             reward = load_reward(spec["reward"], allow_code=allow_code, **settings)
             above = spec.get("positive_above")
             metrics[name] = load_metric("reward", reward=reward, name=name, positive_above=above)

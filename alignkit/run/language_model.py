@@ -6,9 +6,10 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from trl import SFTConfig, SFTTrainer
 
+from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import DataError
 from alignkit.evaluation import evaluate_rows
-from alignkit.held_out import generate_rows, generation_config_for
+from alignkit.held_out import generate_rows
 from alignkit.models.adapters import TrainablePrecision, check_adapter
 from alignkit.recipe import Recipe
 from alignkit.recipe.checks import COMPLETION_DEFAULTS

@@ -24,7 +24,11 @@ def named_models(recipe: Recipe) -> dict[str, str]:
     named["data.labeller"] = recipe.data.get("labeller", {}).get("model")
     named |= {f"rewards.{name}": spec.get("model") for name, spec in recipe.rewards.items()}
     metrics = recipe.evaluation.get("metrics", {})
-    named |= {f"evaluation.{name}": spec.get("model") for name, spec in metrics.items()}
+    for name, spec in metrics.items():
+        judge = spec.get("reward")
+        named[f"evaluation.{name}"] = spec.get("model")
+        named[f"evaluation.{name}.user"] = spec.get("user")
+        named[f"evaluation.{name}.reward"] = judge.get("model") if isinstance(judge, dict) else None
     return {where: name for where, name in named.items() if isinstance(name, str)}
 
 

@@ -8,9 +8,10 @@ from datasets import Dataset, DatasetDict
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
+from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import DataError, ModelError
 from alignkit.evaluation import evaluate_rows
-from alignkit.held_out import generate_rows, generation_config_for
+from alignkit.held_out import generate_rows
 from alignkit.models.adapters import TrainablePrecision, check_adapter
 from alignkit.recipe import Recipe
 from alignkit.recipe.checks import COMPLETION_DEFAULTS

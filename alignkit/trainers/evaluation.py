@@ -8,9 +8,10 @@ import torch
 from accelerate.utils import gather_object
 from trl.models import unwrap_model_for_generation
 
+from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import DataError
 from alignkit.evaluation import evaluate_rows
-from alignkit.held_out import Row, generate_rows, generation_config_for
+from alignkit.held_out import Row, generate_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

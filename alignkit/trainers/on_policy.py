@@ -20,9 +20,8 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 
 from alignkit.advantages import KLController, kl_estimate, masked_sum, moments, token_rewards, whiten
 from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left, pad_right
-from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder
+from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder, generation_config_for
 from alignkit.errors import ConfigError
-from alignkit.held_out import generation_config_for
 from alignkit.losses import approximate_kl
 from alignkit.models.faster import keep_freed_memory
 from alignkit.models.reference import reference_of

@@ -1,0 +1,201 @@
+"""Systems side by side on the same held-out prompts, and whether what one was trained on is all that rose.
+
+Rows are those of `alignkit.held_out.generate_rows`, or of a run's samples.jsonl.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignkit.errors import ConfigError, DataError
+from alignkit.evaluation import bootstrap_interval
+from alignkit.settings import did_you_mean
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one system does by one figure.
+
+    Attributes:
+        mean: over the shared prompts on which it has the figure.
+        prompts: their number.
+        difference: mean of its difference to the first system over the prompts on which both have the figure; None for
+            the first system itself, and where there is no such prompt.
+        interval: bootstrap interval of that difference.
+    """
+
+    mean: float
+    prompts: int
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def direction(self) -> int:
+        """1 where the whole interval lies above 0, -1 where it lies below, else 0."""
+        if self.interval is None:
+            return 0
+        low, high = self.interval
+        return (low > 0) - (high < 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare_rows` found.
+
+    Attributes:
+        systems: their names; the first is what the others are compared with.
+        prompts: number of prompts that all systems answered.
+        figures: figure -> system -> its standing; systems without the figure are not there.
+        verdicts: a sentence on each system but the first.
+    """
+
+    systems: list[str]
+    prompts: int
+    figures: dict[str, dict[str, Standing]]
+    verdicts: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        figures = {
+            figure: {
+                system: {
+                    "mean": one.mean,
+                    "prompts": one.prompts,
+                    "difference": one.difference,
+                    "interval": None if one.interval is None else list(one.interval),
+                }
+                for system, one in standings.items()
+            }
+            for figure, standings in self.figures.items()
+        }
+        return {"systems": self.systems, "prompts": self.prompts, "figures": figures, "verdicts": self.verdicts}
+
+
+def compare_rows(
+    systems: Mapping[str, Sequence[Row]], only: Sequence[str] = (), confidence: float = 0.95
+) -> Comparison:
+    """Every figure that rows have, by system, with the paired difference to the first system.
+
+    Figures are `reward`, `rewards/<name>`, what metrics found of each row (`judge`, `next_turn`), `kl` and `length`.
+
+    A system was trained on the rewards that its rows name. A metric that is nobody's reward is a judge. Where a reward
+    is surely up (its interval lies above 0) and a judge is not, the verdict says so: reward hacking. If the first
+    system was not trained on a reward, a metric of that reward's name stands in for it, in both systems.
+
+    Args:
+        systems: name -> rows; prompts are paired by their text, the n-th of equal ones with the n-th.
+        only: figures to compare, and judges to ask; all when empty.
+        confidence: of the intervals.
+
+    Raises:
+        DataError: no prompt was answered by all.
+        ConfigError: fewer than two systems, or a figure in `only` that none of them has.
+    """
+    if len(systems) < 2:
+        raise ConfigError(
+            f"a comparison needs at least two systems, got {len(systems)}: {', '.join(systems) or 'none'}"
+        )
+    paired = _on_shared_prompts(systems)
+    first, *others = paired
+    values = {system: [_figures(row) for row in rows] for system, rows in paired.items()}
+    names = list(dict.fromkeys(name for rows in values.values() for row in rows for name in row))
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise ConfigError(f"no system has the figure {unknown[0]!r}{did_you_mean(unknown[0], names, 99)}")
+    figures = {
+        name: {
+            system: standing
+            for system in paired
+            if (standing := _standing(name, values[system], None if system == first else values[first], confidence))
+        }
+        for name in names
+    }
+    figures = {name: standings for name, standings in figures.items() if standings}
+    rewards = {
+        system: list(dict.fromkeys(n for row in rows for n in row["rewards"])) for system, rows in paired.items()
+    }
+    metrics = list(dict.fromkeys(name for rows in paired.values() for row in rows for name in row.get("metrics", {})))
+    judges = [name for name in metrics if all(name not in trained for trained in rewards.values())]
+    asked = [name for name in judges if name in only] or judges
+    verdicts = [_verdict(system, first, rewards[system], asked, figures) for system in others]
+    shown = {name: standings for name, standings in figures.items() if not only or name in only}
+    return Comparison(list(paired), len(paired[first]), shown, verdicts)
+
+
+def _on_shared_prompts(systems: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """The rows of each system whose prompts all have, in the order of the first."""
+    keyed: dict[str, dict[tuple[str, int], Row]] = {}
+    for system, rows in systems.items():
+        times: dict[str, int] = {}
+        keyed[system] = {}
+        for row in rows:
+            prompt = json.dumps(row["prompt"], sort_keys=True)
+            keyed[system][prompt, times.get(prompt, 0)] = row
+            times[prompt] = times.get(prompt, 0) + 1
+    first, *others = keyed.values()
+    shared = [key for key in first if all(key in other for other in others)]
+    if not shared:
+        sizes = ", ".join(f"{system} {len(rows)}" for system, rows in systems.items())
+        raise DataError(
+            f"no prompt was answered by all systems (rows: {sizes}); give their recipes the same `data` and "
+            "`evaluation.prompts`"
+        )
+    return {system: [rows[key] for key in shared] for system, rows in keyed.items()}
+
+
+def _figures(row: Row) -> dict[str, float | None]:
+    return {
+        "reward": row.get("reward"),
+        **{f"rewards/{name}": score for name, score in row["rewards"].items()},
+        **row.get("metrics", {}),
+        "kl": row.get("kl"),
+        "length": row.get("length"),
+    }
+
+
+def _standing(
+    name: str, own: list[dict[str, float | None]], first: list[dict[str, float | None]] | None, confidence: float
+) -> Standing | None:
+    """None where the system does not have the figure; without a difference where the first does not."""
+    known = [value for row in own if (value := row.get(name)) is not None]
+    if not known:
+        return None
+    mean = sum(known) / len(known)
+    both = [] if first is None else [(row.get(name), other.get(name)) for row, other in zip(own, first, strict=True)]
+    differences = [one - other for one, other in both if one is not None and other is not None]
+    if not differences:
+        return Standing(mean, len(known))
+    interval = bootstrap_interval(differences, confidence)
+    return Standing(mean, len(known), sum(differences) / len(differences), interval)
+
+
+def _verdict(
+    system: str, first: str, rewards: list[str], judges: list[str], figures: dict[str, dict[str, Standing]]
+) -> str:
+    """What a system's training did to its rewards and to its judges, in a sentence."""
+
+    def compared(name: str) -> Standing | None:
+        standing = figures.get(name, {}).get(system)
+        return None if standing is None or standing.interval is None else standing
+
+    if not rewards:
+        return f"{system}: was not trained on a reward"
+    trained = {name: found for name in rewards if (found := compared(f"rewards/{name}") or compared(name))}
+    if not trained:
+        return (
+            f"{system}: {first} has no figure for {', '.join(rewards)}; give it a metric of that name "
+            f"({rewards[0]}: {{reward: ...}})"
+        )
+    up = [name for name, standing in trained.items() if standing.direction > 0]
+    if not up:
+        return f"{system}: reward not up ({', '.join(trained)})"
+    asked = {name: found for name in judges if (found := compared(name))}
+    if not asked:
+        return f"{system}: reward up ({', '.join(up)}), and no judge to say whether rightly; add a metric"
+    failed = [name for name, standing in asked.items() if standing.direction <= 0]
+    if failed:
+        return f"{system}: reward up ({', '.join(up)}), judge not up ({', '.join(failed)}): reward hacking"
+    return f"{system}: reward up ({', '.join(up)}), judge up ({', '.join(asked)})"
