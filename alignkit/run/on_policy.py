@@ -50,10 +50,11 @@ class OnPolicyJob:
         return reported, trainer.eval_rows
 
     def real_text(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """What the metrics of diversity, repetition and length say of the data's own continuations."""
+        """What the metrics of diversity, repetition and length say of the data's own texts, if there are any."""
         metrics = self.recipe.evaluation.get("metrics", {})
         chosen = {n: m for n, m in self.found.metrics.items() if metrics[n].get("use", n) in _OF_TEXT}
-        return evaluate_rows(real_text_rows(rows), chosen)
+        real = real_text_rows(rows)
+        return evaluate_rows(real, chosen) if real else {}
 
 
 def _check_context(trainer: Any, found: Ingredients) -> None:
