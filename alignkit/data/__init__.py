@@ -73,6 +73,11 @@ def load_data(use: str, **settings: Any) -> "DatasetDict":
     return _module(use).load(**settings)
 
 
+def settings_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside `use` where a recipe names a data set or a reward."""
+    return {key: value for key, value in spec.items() if key != "use"}
+
+
 def data_settings(use: str) -> inspect.Signature:
     """The settings of a data set, with types and defaults.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from alignkit.data import data_problems, known_columns, load_data
+from alignkit.data import data_problems, known_columns, load_data, settings_of
 from alignkit.data.reading import check_splits, require_columns
 from alignkit.data.splitting import check_size, limited
 from alignkit.errors import AlignkitError, DataError, ModelError
@@ -29,13 +29,13 @@ def columns(of: dict[str, Any], labeller: dict[str, Any], **settings: Any) -> li
         if not isinstance(spec.get("use"), str):
             problems.append(f"{name} is a mapping with `use`, got {spec!r}")
     if not problems:
-        problems = [f"of: {problem}" for problem in data_problems(of["use"], _without_use(of))]
+        problems = [f"of: {problem}" for problem in data_problems(of["use"], settings_of(of))]
         try:
             find_reward(labeller["use"])
         except AlignkitError as error:
             problems.append(f"labeller: {error}")
     if not problems:
-        known = known_columns(of["use"], **_without_use(of))
+        known = known_columns(of["use"], **settings_of(of))
         lacking = [name for name in _NEEDED if known is not None and name not in known]
         if lacking and known is not None:
             problems.append(f"of: {of['use']} gives {', '.join(known)} and lacks {', '.join(lacking)}; use dialogues")
@@ -66,12 +66,12 @@ def load(
         seed: of the order of the rows.
     """
     columns(of=of, labeller=labeller, train_size=train_size, validation_size=validation_size)
-    dialogues = load_data(of["use"], **_without_use(of))
+    dialogues = load_data(of["use"], **settings_of(of))
     for split, part in dialogues.items():
         require_columns(part, _NEEDED, f"{of['use']} ({split})")
     going_on = dialogues.filter(lambda row: bool(row["next_turn"].strip()), load_from_cache_file=False)
     some = limited(check_splits(going_on, of["use"]), train_size, validation_size, seed)
-    reward = load_reward(labeller["use"], **_without_use(labeller))
+    reward = load_reward(labeller["use"], **settings_of(labeller))
     try:
         parts = {split: _labelled(part, reward, above, split) for split, part in some.items()}
     except ModelError as error:
@@ -103,7 +103,3 @@ def _labelled(part: Dataset, reward: Any, above: float, split: str) -> Dataset:
         load_from_cache_file=False,
         desc=f"labelling {split}",
     )
-
-
-def _without_use(spec: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in spec.items() if key != "use"}

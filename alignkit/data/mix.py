@@ -4,7 +4,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from alignkit.data import data_problems, known_columns, load_data
+from alignkit.data import data_problems, known_columns, load_data, settings_of
 from alignkit.data.reading import check_splits
 from alignkit.data.splitting import check_size, limited
 from alignkit.errors import DataError
@@ -22,10 +22,10 @@ def columns(parts: list[dict[str, Any]], **settings: Any) -> list[str] | None:
         if not isinstance(use, str):
             problems.append(f"part {place} does not say which data set it is; write use: NAME")
         else:
-            problems += [f"part {place}: {problem}" for problem in data_problems(use, _without_use(part))]
+            problems += [f"part {place}: {problem}" for problem in data_problems(use, settings_of(part))]
     if problems:
         raise DataError("; ".join(problems))
-    known = [known_columns(part["use"], **_without_use(part)) for part in parts]
+    known = [known_columns(part["use"], **settings_of(part)) for part in parts]
     first = known[0]
     if first is None or any(names is None for names in known):
         return None
@@ -51,7 +51,7 @@ def load(
         seed: of the order of the rows.
     """
     columns(parts=parts, train_size=train_size, validation_size=validation_size)
-    loaded = [load_data(part["use"], **_without_use(part)) for part in parts]
+    loaded = [load_data(part["use"], **settings_of(part)) for part in parts]
     splits = {}
     for split in ("train", "validation"):
         own = [data[split] for data in loaded]
@@ -72,7 +72,3 @@ def _together(own: list[Dataset], names: list[str]) -> Dataset:
                     "choose forms that hold the same"
                 )
     return concatenate_datasets(own)
-
-
-def _without_use(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key != "use"}

@@ -56,27 +56,42 @@ class LanguageModelJob:
         figures = {"loss": seen["eval_loss"], "perplexity_of_text": math.exp(min(seen["eval_loss"], 700.0))}
         if "eval_mean_token_accuracy" in seen:
             figures["token_accuracy"] = seen["eval_mean_token_accuracy"]
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        was_training = model.training
-        model.eval()
-        rows = generate_rows(
-            model,
-            self.tokenizer,
-            self.prompts[: self.settings["prompts"]],
-            generation_config=generation_config_for(
-                model,
-                self.tokenizer,
-                max_new_tokens=self.settings["max_new_tokens"],
-                temperature=self.settings.get("temperature", 1.0),
-            ),
-            with_kl=False,
-            batch_size=self.settings.get("batch_size", 32),
-            seed=self.settings.get("seed", 1234),
-            autocast=self.trainer.accelerator.autocast,
+        found, rows = judged_completions(
+            self.trainer, self.tokenizer, self.prompts[: self.settings["prompts"]], self.settings, self.found.metrics
         )
-        model.train(was_training)
-        figures["completions/mean_length"] = summarise(rows, [])["completions/mean_length"]
-        return {**figures, **evaluate_rows(rows, self.found.metrics)}, rows
+        return {**figures, **found}, rows
+
+
+def judged_completions(
+    trainer: Any, tokenizer: Any, prompts: list[dict[str, Any]], settings: dict[str, Any], metrics: dict[str, Any]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """What a trainer's model makes of held-out prompts: mean length and metrics, and the rows.
+
+    Args:
+        trainer: of transformers or TRL.
+        tokenizer: of its model.
+        prompts: rows with `prompt`, maybe `reference`, and other columns.
+        settings: a recipe's `evaluation` over `COMPLETION_DEFAULTS`.
+        metrics: name -> `evaluate.Metric`.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    was_training = model.training
+    model.eval()
+    rows = generate_rows(
+        model,
+        tokenizer,
+        prompts,
+        generation_config=generation_config_for(
+            model, tokenizer, max_new_tokens=settings["max_new_tokens"], temperature=settings.get("temperature", 1.0)
+        ),
+        with_kl=False,
+        batch_size=settings.get("batch_size", 32),
+        seed=settings.get("seed", 1234),
+        autocast=trainer.accelerator.autocast,
+    )
+    model.train(was_training)
+    figures = {"completions/mean_length": summarise(rows, [])["completions/mean_length"]}
+    return {**figures, **evaluate_rows(rows, metrics)}, rows
 
 
 def learnable(data: DatasetDict) -> DatasetDict:

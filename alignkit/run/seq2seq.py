@@ -8,17 +8,14 @@ from datasets import Dataset, DatasetDict
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
-from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import DataError, ModelError
-from alignkit.evaluation import evaluate_rows
-from alignkit.held_out import generate_rows
 from alignkit.models.adapters import TrainablePrecision, check_adapter
 from alignkit.recipe import Recipe
 from alignkit.recipe.checks import COMPLETION_DEFAULTS
 from alignkit.run.ingredients import Ingredients
+from alignkit.run.language_model import judged_completions
 from alignkit.run.models import adapter_config, load_generator
 from alignkit.text import completion_text
-from alignkit.trainers.evaluation import summarise
 from alignkit.trainers.whole_checkpoints import with_whole_checkpoints
 
 _NOTHING = -100  # a label that nothing is learned from
@@ -95,31 +92,11 @@ class Seq2SeqJob:
         """Loss and perplexity of held-out references, metrics of what the model replies, accuracy of emotions."""
         seen = self.trainer.evaluate()
         figures = {"loss": seen["eval_loss"], "perplexity_of_text": math.exp(min(seen["eval_loss"], 700.0))}
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        was_training = model.training
-        model.eval()
-        figures.update(self._emotion_accuracy(model))
-        prompts = self.found.data["validation"].select(
-            range(min(self.settings["prompts"], len(self.found.data["validation"])))
-        )
-        rows = generate_rows(
-            model,
-            self.tokenizer,
-            list(prompts),
-            generation_config=generation_config_for(
-                model,
-                self.tokenizer,
-                max_new_tokens=self.settings["max_new_tokens"],
-                temperature=self.settings.get("temperature", 1.0),
-            ),
-            with_kl=False,
-            batch_size=self.settings.get("batch_size", 32),
-            seed=self.settings.get("seed", 1234),
-            autocast=self.trainer.accelerator.autocast,
-        )
-        model.train(was_training)
-        figures["completions/mean_length"] = summarise(rows, [])["completions/mean_length"]
-        return {**figures, **evaluate_rows(rows, self.found.metrics)}, rows
+        figures.update(self._emotion_accuracy(self.trainer.accelerator.unwrap_model(self.trainer.model).eval()))
+        validation = self.found.data["validation"]
+        prompts = list(validation.select(range(min(self.settings["prompts"], len(validation)))))
+        found, rows = judged_completions(self.trainer, self.tokenizer, prompts, self.settings, self.found.metrics)
+        return {**figures, **found}, rows
 
     @torch.no_grad()
     def _emotion_accuracy(self, model: Any) -> dict[str, float]:
