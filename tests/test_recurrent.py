@@ -168,6 +168,24 @@ def test_it_comes_back_as_it_was_saved(kind, tmp_path):
         assert loaded.lm_head.weight is loaded.encoder.embed_tokens.weight
 
 
+def test_the_loss_without_logits_is_the_loss_of_all_logits_gradient_included():
+    model = made("gru").train()  # no dropout
+    ids, mask = padded()
+    labels = torch.tensor([[5, 6, 7], [8, -100, -100], [9, 10, -100], [11, 12, -100]])
+    lean = model(input_ids=ids, attention_mask=mask, labels=labels)
+    assert lean.logits is None
+    lean.loss.backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    full = model(input_ids=ids, attention_mask=mask, labels=labels, skip_logits=False)
+    expected = torch.nn.functional.cross_entropy(full.logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+    expected.backward()
+    torch.testing.assert_close(lean.loss, expected)
+    for got, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(got, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert model.eval()(input_ids=ids, attention_mask=mask, labels=labels).logits is not None
+
+
 def test_untied_weights_are_two():
     model = made("gru", tie_word_embeddings=False)
     assert model.lm_head.weight is not model.encoder.embed_tokens.weight

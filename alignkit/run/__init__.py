@@ -146,6 +146,10 @@ def callbacks_for(recipe: Recipe, folder: RunFolder) -> list[Any]:
 
 def build_job(recipe: Recipe, config: Any, found: Ingredients, callbacks: list[Any]) -> Job:
     """The job of a recipe's trainer, its model loaded."""
+    if config.device.type == "cpu":
+        from alignkit.models.faster import keep_freed_memory
+
+        keep_freed_memory()
     if recipe.kind.family == "classifier":
         from alignkit.run.classifier import ClassifierJob
 

@@ -73,7 +73,9 @@ class Seq2SeqJob:
         labels = [
             (list(ids) + end)[:limit] for ids in self.tokenizer(text=replies, add_special_tokens=False)["input_ids"]
         ]
-        columns: dict[str, list[Any]] = {"input_ids": prompts, "labels": labels}
+        # `length` is what the host's group_by_length goes by: of both sides, since both cost
+        lengths = [len(prompt) + len(reply) for prompt, reply in zip(prompts, labels, strict=True)]
+        columns: dict[str, list[Any]] = {"input_ids": prompts, "labels": labels, "length": lengths}
         known = list(getattr(self.model.config, "emotions", ()))
         if with_emotions and known:
             places = {word: place for place, word in enumerate(known)}

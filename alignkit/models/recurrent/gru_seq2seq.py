@@ -157,6 +157,7 @@ class GRUSeq2SeqForConditionalGeneration(PreTrainedModel, GenerationMixin):
         past_key_values: RecurrentState | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        skip_logits: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **ignored: Any,
     ) -> EmotionalOutput:
@@ -172,6 +173,8 @@ class GRUSeq2SeqForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values: the state after the tokens before `decoder_input_ids`.
             use_cache: give the state after them.
             output_hidden_states: give `decoder_hidden_states`, whose last is m_t of Eq. 1, (B, T, H).
+            skip_logits: give no logits, and make only those that the loss needs, where there is a label; by default in
+                training with labels.
             num_items_in_batch: labels of the whole optimiser step, over which the loss is a mean.
 
         Raises:
@@ -191,11 +194,13 @@ class GRUSeq2SeqForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embedded = self.dropout(self.get_input_embeddings()(decoder_input_ids))
         states, last = self.decoder(embedded, start.contiguous())
         combined = self.attend(states, memory, attention_mask)
-        logits = self.lm_head(self.dropout(combined))
+        if skip_logits is None:
+            skip_logits = self.training and labels is not None
+        logits = None if skip_logits else self.lm_head(self.dropout(combined))
         emotion_logits = self.emotion_head(encoder_outputs.final_state) if self.config.emotions else None
         keeps = self.config.use_cache if use_cache is None else use_cache
         return EmotionalOutput(
-            loss=self._loss(logits, labels, emotion_logits, emotion_labels, num_items_in_batch),
+            loss=self._loss(combined, logits, labels, emotion_logits, emotion_labels, num_items_in_batch),
             logits=logits,
             past_key_values=RecurrentState((last,), length + decoder_input_ids.shape[1]) if keeps else None,
             decoder_hidden_states=(combined, states) if output_hidden_states else None,
@@ -218,7 +223,8 @@ class GRUSeq2SeqForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _loss(
         self,
-        logits: torch.Tensor,
+        combined: torch.Tensor,
+        logits: torch.Tensor | None,
         labels: torch.Tensor | None,
         emotion_logits: torch.Tensor | None,
         emotion_labels: torch.Tensor | None,
@@ -226,8 +232,10 @@ class GRUSeq2SeqForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> torch.Tensor | None:
         if labels is None:
             return None
-        summed = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
-        total: Any = (labels != -100).sum().clamp(min=1) if count is None else count
+        kept = labels != -100
+        chosen = self.lm_head(self.dropout(combined[kept])) if logits is None else logits[kept]
+        summed = F.cross_entropy(chosen.float(), labels[kept], reduction="sum")
+        total: Any = kept.sum().clamp(min=1) if count is None else count
         loss = summed / total
         if emotion_logits is not None and emotion_labels is not None and bool((emotion_labels != -100).any()):
             loss = loss + self.config.emotion_weight * F.cross_entropy(emotion_logits.float(), emotion_labels)
