@@ -95,13 +95,16 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     evaluate.add_argument("run", type=Path, help="a run's folder, or a recipe's YAML file")
     _add_recipe_arguments(evaluate)
     evaluate.add_argument("--model", help="judge this model, or that of this run, instead of the run's own")
+    evaluate.add_argument(
+        "--evaluation", type=Path, metavar="RUN", help="judge by the `evaluation` of this run or recipe"
+    )
     evaluate.add_argument("--output", type=Path, help="write figures and completions to this JSON file")
     evaluate.set_defaults(handler=_evaluate)
 
 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     compare = commands.add_parser("compare", help="runs side by side on the same prompts, against the first of them")
-    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a finished run; two or more")
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a finished run, or what evaluate --output wrote")
     compare.add_argument("--metric", action="append", default=[], metavar="NAME", help="only this figure; repeatable")
     compare.add_argument("--output", type=Path, help="write means, differences and intervals to this JSON file")
     compare.set_defaults(handler=_compare)
@@ -185,7 +188,14 @@ def _train(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from alignkit.run.evaluate import evaluate_run
 
-    evaluate_run(args.run, args.overrides, model=args.model, output=args.output, allow_code=not args.no_code)
+    evaluate_run(
+        args.run,
+        args.overrides,
+        model=args.model,
+        evaluation=args.evaluation,
+        output=args.output,
+        allow_code=not args.no_code,
+    )
     return 0
 
 

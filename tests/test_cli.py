@@ -180,6 +180,22 @@ def test_evaluating_a_recipe_judges_the_model_that_it_starts_from(run, tiny_quic
     assert json.loads(out.read_text())["figures"] == pytest.approx(before, abs=2e-5)
 
 
+def test_a_run_is_judged_by_the_evaluation_of_another_recipe(run, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        (RECIPES / "quickstart.yaml").read_text().split("\nevaluation:")[0]
+        + "\nevaluation: {prompts: 3, metrics: {brief: {reward: length, target: 2}}}\n"
+    )
+    out = tmp_path / "out.json"
+    assert main(["evaluate", str(run), "--evaluation", str(other), "evaluation.prompts=2", "--output", str(out)]) == 0
+    written = json.loads(out.read_text())
+    assert len(written["rows"]) == 2 and {len(row["metrics"]) for row in written["rows"]} == {1}
+    assert written["figures"]["brief"] == pytest.approx(sum(r["metrics"]["brief"] for r in written["rows"]) / 2)
+    assert "distinct_2" not in written["figures"] and "reward" in written["figures"]  # trained on what it was
+    assert written["recipe"]["evaluation"]["metrics"] == {"brief": {"reward": "length", "target": 2}}
+    assert written["environment"]["seed"] == written["recipe"]["training"]["seed"]
+
+
 def test_a_run_from_random_weights_is_evaluated_without_kl(tmp_path, capsys):
     """There is no model to measure it against; the trained one has no distance to itself."""
     (tmp_path / "scratch.yaml").write_text(f"""

@@ -166,6 +166,20 @@ def test_the_command_reads_runs_and_writes_json(tmp_path, capsys):
     assert "length" not in capsys.readouterr().out
 
 
+def test_files_of_evaluate_are_compared_like_runs(tmp_path, capsys):
+    judge = {"evaluation": {"metrics": {"judge": {"use": "a"}}}}
+    mle = tmp_path / "mle.json"
+    mle.write_text(json.dumps({"rows": rows(r=0.5, judge=0.5), "recipe": judge}))
+    rl = run_folder(tmp_path / "rl", rows(trained="r", reward=0.9, r=0.9, judge=0.5), evaluation={"metrics": {}})
+    assert main(["compare", str(mle), rl]) == 0
+    assert "rl: reward up (r), judge not up (judge): reward hacking" in capsys.readouterr().out
+    (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "torn.json").write_text('{"rows": [')
+    for name, message in (("other", "has no `rows`"), ("torn", "is not what `alignkit evaluate --output` writes")):
+        assert main(["compare", str(mle), str(tmp_path / f"{name}.json")]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_mistakes_of_the_command_are_messages(tmp_path, capsys):
     mle = run_folder(tmp_path / "mle", rows())
     for arguments, message in (

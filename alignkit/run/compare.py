@@ -24,12 +24,12 @@ def compare_runs(
     """Prints what held-out completions after training say of each run, and how it differs from the first.
 
     Args:
-        runs: folders of finished runs.
+        runs: folders of finished runs, or files that `alignkit evaluate --output` wrote.
         metrics: figures to compare; all when empty.
         output: JSON file for all of it.
 
     Raises:
-        DataError: a folder without completions after training, or no prompt that all have.
+        DataError: a folder or file without completions after training, or no prompt that all have.
         ConfigError: fewer than two runs, or a figure that none of them has.
     """
     names = _names([Path(run) for run in runs])
@@ -53,7 +53,7 @@ def compare_runs(
 
 def _names(runs: list[Path]) -> list[str]:
     """The folders' last parts where these tell the runs apart, else the paths as given."""
-    short = [run.resolve().name for run in runs]
+    short = [run.resolve().stem if run.is_file() else run.resolve().name for run in runs]
     names = short if len(set(short)) == len(short) else [str(run) for run in runs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -61,18 +61,34 @@ def _names(runs: list[Path]) -> list[str]:
     return names
 
 
+def _judged(file: Path) -> dict[str, Any]:
+    """What `alignkit evaluate --output` wrote."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{file} is not what `alignkit evaluate --output` writes: {error}") from error
+    if not isinstance(content, dict) or not content.get("rows"):
+        raise DataError(f"{file} has no `rows`; give a file that `alignkit evaluate --output` wrote")
+    return content
+
+
 def _rows_after(run: Path) -> list[Row]:
+    if run.is_file():
+        return list(_judged(run)["rows"])
     file = run / "samples.jsonl"
     rows = [row for row in read_json_lines(file) if row.get("phase") == "after"] if file.is_file() else []
     if not rows:
         raise DataError(
             f"{run} has no completions after training (samples.jsonl, phase after); give the folder of a finished run "
-            "(its training.output_dir) of a trainer that completes held-out prompts"
+            "(its training.output_dir) of a trainer that completes held-out prompts, or a file that "
+            "`alignkit evaluate --output` wrote"
         )
     return rows
 
 
 def _recipe(run: Path) -> dict[str, Any]:
+    if run.is_file():
+        return _judged(run).get("recipe") or {}
     file = run / RUN_RECIPE
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
 
