@@ -104,7 +104,12 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     compare = commands.add_parser("compare", help="runs side by side on the same prompts, against the first of them")
-    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a finished run, or what evaluate --output wrote")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a finished run, or what evaluate --output wrote; NAME=RUN,RUN,RUN is one system of several seeds",
+    )
     compare.add_argument("--metric", action="append", default=[], metavar="NAME", help="only this figure; repeatable")
     compare.add_argument("--output", type=Path, help="write means, differences and intervals to this JSON file")
     compare.set_defaults(handler=_compare)
