@@ -1,4 +1,4 @@
-"""The files for `accelerate launch` say what accelerate understands, and start as many processes as their header says."""
+"""The files for `accelerate launch` say what accelerate understands, and start as many processes as their header."""
 
 import json
 import os
