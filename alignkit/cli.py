@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alignkit import __version__, cli_rewards
 from alignkit.errors import AlignkitError
+from alignkit.launcher import end_with_launcher
 
 _MISTAKE = 2
 _INTERRUPTED = 130
@@ -19,6 +20,7 @@ _INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 a check failed, 2 a mistake of the user, 130 interrupted."""
+    end_with_launcher()
     parser = build_parser()
     args, rest = parser.parse_known_args(arguments)
     late = [word for word in rest if "=" in word and not word.startswith("-")] if hasattr(args, "overrides") else []

@@ -1,7 +1,7 @@
 """From a recipe to a finished run: evaluate, train, evaluate again, and leave a folder that tells it all.
 
 The order is that of the errors' cost: the recipe, the rewards, the data and their columns are checked before a model
-is loaded, and nothing is written before everything is built.
+is loaded, and nothing but the folder's lock is written before everything is built.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from alignkit.run.environment import check_processes, quiet_hosts
 from alignkit.run.folder import RunFolder
 from alignkit.run.ingredients import Ingredients, gather, try_rewards
 from alignkit.run.models import check_starting_models
+from alignkit.run_lock import only_run_in
 
 __all__ = ["Job", "build_job", "run_recipe"]
 
@@ -56,8 +57,8 @@ def run_recipe(
         the run's folder.
 
     Raises:
-        AlignkitError: whatever is wrong with recipe, rewards, data or model, before training; in training, what cannot
-            be written.
+        AlignkitError: whatever is wrong with recipe, rewards, data or model, or another run is at work in the folder,
+            before training; in training, what cannot be written.
         KeyboardInterrupt: stopped by Ctrl-C, after a checkpoint if training had begun.
         SystemExit: stopped by SIGTERM, after a checkpoint, with exit code 143.
     """
@@ -72,6 +73,11 @@ def run_recipe(
         check(recipe, config, allow_code)
         return recipe.output_dir
 
+    with only_run_in(recipe.output_dir, "training.output_dir"):
+        return _train(recipe, config, allow_code=allow_code, resume=resume, overwrite=overwrite)
+
+
+def _train(recipe: Recipe, config: Any, *, allow_code: bool, resume: bool, overwrite: bool) -> Path:
     from alignkit.progress import attach
     from alignkit.run.stopping import end_stopped, say_how_to_continue, telling_of_a_full_disk
 

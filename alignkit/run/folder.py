@@ -11,6 +11,7 @@ report.html         all of it for people
 health_dump.json    the last figures of a run that a monitor stopped
 checkpoint-*/       as the trainer's config asks
 alignkit_unfinished/ what is being saved just now, or was when the run was killed
+_run.lock           the process that is at work here; a run that was killed leaves it, and it locks nothing then
 """
 
 import itertools
