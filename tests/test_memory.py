@@ -22,7 +22,11 @@ CASES = {
     "LoRA, separate critic": {"lora": True, "separate_critic": True},
     "LoRA on 8 bits": {"lora": True, "bits": EIGHT, "optim": "lion_8bit"},
     "LoRA on 4 bits": {"lora": True, "bits": FOUR},
-    "LoRA on 4 bits, bf16": {"lora": True, "bits": {**FOUR, "bnb_4bit_use_double_quant": True}, "dtype": torch.bfloat16},
+    "LoRA on 4 bits, bf16": {
+        "lora": True,
+        "bits": {**FOUR, "bnb_4bit_use_double_quant": True},
+        "dtype": torch.bfloat16,
+    },
 }
 
 STATES = ("exp_avg", "exp_avg_sq", "state1", "state2", "absmax1", "absmax2")  # torch's AdamW, bitsandbytes'
@@ -128,7 +132,9 @@ def test_a_dry_run_finds_what_the_model_would_have_refused(change, said, small_l
 
 def test_the_sums_of_the_page():
     """docs/memory.md: bytes for each weight of a model in which all are in linear layers, as good as."""
-    config = AutoConfig.for_model("llama", vocab_size=64, hidden_size=1024, num_hidden_layers=2, tie_word_embeddings=True)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=64, hidden_size=1024, num_hidden_layers=2, tie_word_embeddings=True
+    )
     counted = held(shapes(config, torch.float32)).parameters
 
     def each(dtype=torch.float32, **settings):

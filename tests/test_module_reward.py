@@ -27,7 +27,7 @@ def decoder(kind, pad):
 def test_a_classifier_without_a_pad_token_is_refused_before_training(kind, tmp_path):
     data = Dataset.from_dict({"prompt": ["the film was"] * 8})
     settings = PPOConfig(str(tmp_path), use_cpu=True, report_to="none")
-    with pytest.raises(ConfigError, match="has no pad_token_id in its config.*set tokenizer.pad_token = "):
+    with pytest.raises(ConfigError, match=r"has no pad_token_id in its config.*set tokenizer\.pad_token = "):
         PPOTrainer(
             tiny_causal_lm(), decoder(kind, None), settings, data, processing_class=tiny_tokenizer(),
             reward_processing_classes=tiny_tokenizer(),

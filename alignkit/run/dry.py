@@ -124,7 +124,9 @@ class DryRun:
         recipe, config = self.recipe, self.config
         options = {**loading_options(recipe), **(getattr(config, "model_init_kwargs", None) or {})}
         dtype = options.get("dtype") or "float32"
-        known = model_config.dtype or torch.float32 if dtype == "auto" else getattr(torch, str(dtype).split(".")[-1], None)
+        known = (
+            model_config.dtype or torch.float32 if dtype == "auto" else getattr(torch, str(dtype).split(".")[-1], None)
+        )
         if not isinstance(known, torch.dtype):
             raise ConfigError(f"model.dtype: {dtype!r} is no precision; expected float32, bfloat16, float16 or auto")
         model = shapes(model_config, known, trust_remote_code=bool(options.get("trust_remote_code")))

@@ -16,8 +16,9 @@ from alignkit.models.value_head import attach_value_head
 from alignkit.trainers.preparation import with_saved_heads
 
 GIB = 2**30
-# bitsandbytes: a scale of 4 bytes for each row of an 8-bit matrix and for each 64 weights of a 4-bit one, or, quantised
-# doubly, 1 byte for each 64 and 4 for each 64 * 256; 8-bit states in blocks of 256, tensors below 4096 values in 32 bits
+# bitsandbytes: a scale of 4 bytes for each row of an 8-bit matrix and for each 64 weights of a 4-bit one, or, where it
+# is quantised doubly, 1 byte for each 64 and 4 for each 64 * 256; 8-bit states have 4 for each 256, and tensors below
+# 4096 values keep 32 bits
 _BLOCK_OF_WEIGHTS, _BLOCK_OF_SCALES, _BLOCK_OF_STATES, _LEAST_8BIT = 64, 256, 256, 4096
 # optimiser -> numbers that it keeps for each weight; each as wide as the weight, or 8 or 32 bits where its name says so
 _STATES = {"adamw": 2, "lion": 1, "sgd": 0, "ademamix": 3, "rmsprop": 1}
