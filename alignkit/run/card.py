@@ -124,6 +124,8 @@ def render_card(run: RunFiles, saved: Path, recipe: Recipe, model: Any, tokenize
         max_new_tokens=_longest(recipe),
         loading=_loading(saved, adapter, own, kind),
         before=run.before,
+        intervals=any(row[-1] for row in _figures(run)),
+        python=facts["python"],
         after=run.after,
         figures=_figures(run),
         findings=[finding for finding in run.findings if finding.status not in ("ok", "off")],
@@ -173,7 +175,7 @@ def _longest(recipe: Recipe) -> int:
     return int(recipe.training.get("max_completion_length") or recipe.evaluation.get("max_new_tokens") or 64)
 
 
-def _figures(run: RunFiles) -> list[tuple[str, ...]]:
+def _figures(run: RunFiles) -> list[tuple[str, str, str, str, str]]:
     """Rows of the table: label with its key, before, after, change, interval of the change."""
     rows = []
     for key in [*run.after, *(key for key in run.before if key not in run.after)]:
@@ -188,7 +190,7 @@ def _figures(run: RunFiles) -> list[tuple[str, ...]]:
     return rows
 
 
-def _rewards(recipe: Recipe, origins: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _rewards(recipe: Recipe, origins: list[dict[str, Any]]) -> list[tuple[str, str, str, str, str]]:
     rows = []
     for (name, spec), weight, origin in zip(recipe.rewards.items(), recipe.reward_weights, origins, strict=True):
         code = f"{origin.get('distribution') or 'none'} {origin.get('version') or ''}".strip()
@@ -222,7 +224,7 @@ def _cell(text: str) -> str:
 def _command(words: list[str]) -> str:
     if len(words) > 1 and words[1] == "train":
         return shlex.join(["alignkit", *words[1:]])
-    return "alignkit train recipe.yaml  # it was started from Python"
+    return ""  # started from Python
 
 
 def _machine(facts: dict[str, Any]) -> str:
