@@ -14,6 +14,12 @@ from alignkit.run.generate import sampling_settings
 from alignkit.run.ingredients import build_named_rewards
 from alignkit.text import completion_text
 
+COMMANDS = {
+    "/help": "this list",
+    "/new": "forget the conversation and begin a new one",
+    "/quit": "end the program, as the end of the input does",
+}
+
 
 def chat(
     model: str,
@@ -27,7 +33,7 @@ def chat(
     """Reads lines from standard input and answers each.
 
     A model whose tokenizer has a chat template gets the whole conversation; any other continues the line it is given.
-    `/new` begins a new conversation, `/quit` or the end of the input ends the program.
+    `/help` lists what else can be typed; the end of the input ends the program, as `/quit` does.
 
     Args:
         model: folder or name.
@@ -48,7 +54,8 @@ def chat(
     turn = int(torch.seed() % 2**31) if seed is None else seed
     asked = sys.stdin.isatty()
     if asked:
-        print(f"{model}: {'chat' if templated else 'no chat template, so it continues what you write'}. /new, /quit")
+        how = "chat" if templated else "no chat template, so it continues what you write"
+        print(f"{model}: {how}. /help lists the commands")
     while True:
         try:
             line = input("> " if asked else "").strip()
@@ -58,6 +65,9 @@ def chat(
             break
         if line == "/new":
             messages = []
+            continue
+        if line == "/help":
+            print("\n".join(f"{name:<7}{does}" for name, does in COMMANDS.items()))
             continue
         if not line:
             continue

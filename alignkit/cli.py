@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         args.overrides = [*args.overrides, *late]
     # TRL reports that a trainer starts, and transformers asks the hub about files, unless told otherwise.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # bitsandbytes tells of an optional kernel, to everybody, on import
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # bitsandbytes tells everybody, on import, that an optional package for faster 4-bit layers is not there
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_says_something)
     try:
         return args.handler(args) or 0
     except AlignkitError as error:
@@ -44,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    return "from kernels-community" not in record.getMessage()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,7 +124,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = commands.add_parser("generate", help="complete prompts, and score the completions")
     generate.add_argument("model", help="a model's folder or name, or a run's folder")
-    source = generate.add_mutually_exclusive_group(required=True)
+    source = generate.add_mutually_exclusive_group()
     source.add_argument("--prompts", type=Path, help="a text file with a prompt a line, or .jsonl with a column prompt")
     source.add_argument("--prompt", action="append", help="a prompt; may be given several times")
     generate.add_argument("--decoder", default="sample", help="what chooses the tokens (default: sample)")
@@ -176,9 +180,7 @@ def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     merge = commands.add_parser("merge", help="fold an adapter into its base: a plain model folder")
     merge.add_argument("model", type=Path, help="the folder of an adapter, or of a run that trained one")
     merge.add_argument("output", type=Path, help="folder to write; it must not exist, or be empty")
-    merge.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: that of the base)"
-    )
+    merge.add_argument("--dtype", help="of the weights: fp32, bf16, fp16, or their full names (default: the base's)")
     merge.add_argument("--value-head", action="store_true", help="write the critic too, for PPO to go on with")
     merge.set_defaults(handler=_merge)
 
@@ -214,6 +216,11 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    if args.prompts is None and args.prompt is None:
+        raise AlignkitError(
+            "there is nothing to complete: add --prompt TEXT (repeatable) or --prompts FILE. --reward scores the "
+            "completions; for texts that you have already, there is alignkit rewards score REWARD FILE"
+        )
     from alignkit.run.generate import generate_to
 
     generate_to(args)

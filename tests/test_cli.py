@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,20 @@ def test_temperature_zero_takes_the_likeliest_token(model, tmp_path):
         assert main([*ask, "--max-new-tokens", "5", "--output", str(target)]) == 0
         rows.append(target.read_text())
     assert rows[0] == rows[1]
+
+
+def test_generate_without_prompts_says_what_is_missing(capsys):
+    assert main(["generate", "anything", "--reward", "repetition"]) == 2
+    said = capsys.readouterr().err
+    assert "add --prompt TEXT (repeatable) or --prompts FILE" in said and "alignkit rewards score" in said
+
+
+def test_of_bitsandbytes_only_the_word_about_an_optional_package_is_kept_back(capsys, caplog):
+    main(["generate", "anything"])  # any command
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s", "No module named 'kernels'")
+    logger.warning("these weights are damaged")
+    assert caplog.messages == ["these weights are damaged"]
 
 
 def test_generate_passes_columns_of_jsonl_prompts_to_the_reward(model, tmp_path):
@@ -246,6 +261,12 @@ def test_chat_continues_lines_and_shows_scores(model, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.count("[short") == 2
     assert "the movie is" in said and "a story of" in said and "never" not in said
+
+
+def test_chat_lists_its_commands(model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/help\n/quit\n"))
+    assert main(["chat", str(model)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["/help", "/new", "/quit"]
 
 
 def test_chat_keeps_the_conversation_where_there_is_a_template(model, tmp_path, monkeypatch, capsys):

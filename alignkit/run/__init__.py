@@ -98,21 +98,22 @@ def _train(recipe: Recipe, config: Any, *, allow_code: bool, resume: bool, overw
         folder.begin()
         folder.write_recipe(recipe, found.rewards)
         folder.write_environment(recipe, found.rewards, found.data, job.trainer.model)
-        stopped_by = carry_out(job, folder)
+        stopped_by = carry_out(recipe, job, folder)
     PartialState().wait_for_everyone()
     if stopped_by is not None:
         end_stopped(stopped_by, folder)
     return folder.path
 
 
-def carry_out(job: Job, folder: RunFolder) -> int | None:
-    """Evaluates, trains, evaluates again, and leaves model, results and report in the folder.
+def carry_out(recipe: Recipe, job: Job, folder: RunFolder) -> int | None:
+    """Evaluates, trains, evaluates again, and leaves model, results, report and model card in the folder.
 
     Returns:
         the signal that stopped training after a checkpoint; nothing more is done then.
     """
     from alignkit.evaluation import write_results
     from alignkit.report import write_report
+    from alignkit.run.card import write_card
     from alignkit.run.ending import print_ending
     from alignkit.trainers.interruption import StopOnSignal
 
@@ -132,6 +133,8 @@ def carry_out(job: Job, folder: RunFolder) -> int | None:
         more = {"real_text": job.real_text(rows_after)} if hasattr(job, "real_text") else {}
         write_results(folder.path, before, after, before_rows=rows_before, after_rows=rows_after, **more)
         report = write_report(folder.path)
+        model = job.trainer.accelerator.unwrap_model(job.trainer.model)
+        write_card(folder.path, recipe, model, job.trainer.processing_class)
         print_ending(before, after, rows_before, rows_after, folder.path, report)
     return None
 

@@ -50,7 +50,8 @@ def quiet_hosts() -> None:
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    # TRL reads it at every rollout; transformers has renamed it and still answers
+    warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def check_processes() -> int:

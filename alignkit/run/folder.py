@@ -1,6 +1,6 @@
 """The folder of a run: what is in it, who writes it, and how an earlier run is continued or replaced.
 
-model/              the trained model and its tokenizer
+model/              the trained model, its tokenizer and its card (README.md)
 recipe.yaml         the recipe as resolved, a recipe itself; its header names reward versions
 metrics.jsonl       one object a logged step
 samples.jsonl       completions, before, during and after training

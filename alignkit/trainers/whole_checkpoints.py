@@ -180,6 +180,14 @@ class WholeCheckpointsMixin:
             )
         return str(asked)
 
+    def _issue_warnings_after_load(self: Any, load_result: Any) -> None:
+        """The host's, but silent on weights that are missing by name only: those tied to one that was loaded."""
+        missing = set(load_result.missing_keys)
+        weights = dict(self.model.named_parameters(remove_duplicate=False))
+        loaded = {id(weight) for name, weight in weights.items() if name not in missing}
+        lost = [name for name in load_result.missing_keys if id(weights.get(name)) not in loaded]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=lost))  # type: ignore[misc]
+
     def _is_last(self: Any, checkpoint: str) -> bool:
         file = Path(checkpoint, TRAINER_STATE_NAME)
         if not file.is_file():
