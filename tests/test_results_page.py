@@ -130,7 +130,7 @@ def test_a_published_run_keeps_its_figures_and_loses_its_paths(tmp_path):
 
 def test_judged_systems_their_differences_and_replies(tmp_path):
     environment = {
-        "command": ["alignkit", "evaluate", "/home/me/runs/a"],
+        "command": ["alignkit", "evaluate", "/srv/me/runs/a"],
         "accelerators": [], "processor": "Some CPU", "threads": 1,
         "packages": {}, "data": {"train": {"rows": 9}, "validation": {"rows": 4}}, "seed": 2,
     }  # fmt: skip
@@ -143,7 +143,7 @@ def test_judged_systems_their_differences_and_replies(tmp_path):
         )
         add_result.publish(file, "look_ahead", system, tmp_path / "results")
     published = (study / "rl" / "seed-2" / "judged.json").read_text()
-    assert "secret" not in published and "/home" not in published
+    assert "secret" not in published and "/srv" not in published
     (study / "study.yaml").write_text(
         "{title: T, text: t, columns: {judge: the judge}, order: [mle, rl], differences: {judge: judge}}"
     )
