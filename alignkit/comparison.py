@@ -125,18 +125,22 @@ def compare_rows(
     return Comparison(list(paired), len(paired[first]), shown, verdicts)
 
 
-def mean_of_seeds(seeds: Sequence[Sequence[Row]]) -> list[Row]:
+def mean_of_seeds(seeds: Mapping[str, Sequence[Row]]) -> list[Row]:
     """Rows of one system from those of its seeds: every figure is its mean over the seeds that have it.
 
     Intervals of `compare_rows` are then over prompts, for these seeds; they say nothing of other seeds.
 
     Args:
-        seeds: the rows of each seed; prompts that not all of them answered are left out.
+        seeds: name -> rows of each seed; prompts that not all of them answered are left out.
 
-    >>> mean_of_seeds([[{"prompt": "a", "rewards": {}, "length": 2}], [{"prompt": "a", "rewards": {}, "length": 5}]])
+    Raises:
+        DataError: no prompt was answered by all seeds.
+
+    >>> one, other = {"prompt": "a", "rewards": {}, "length": 2}, {"prompt": "a", "rewards": {}, "length": 5}
+    >>> mean_of_seeds({"seed-1": [one], "seed-2": [other]})
     [{'prompt': 'a', 'rewards': {}, 'metrics': {}, 'reward': None, 'kl': None, 'length': 3.5}]
     """
-    paired = _on_shared_prompts({str(place): rows for place, rows in enumerate(seeds)})
+    paired = _on_shared_prompts(seeds)
     return [_mean_row(rows) for rows in zip(*paired.values(), strict=True)]
 
 
@@ -168,7 +172,7 @@ def _on_shared_prompts(systems: Mapping[str, Sequence[Row]]) -> dict[str, list[R
     if not shared:
         sizes = ", ".join(f"{system} {len(rows)}" for system, rows in systems.items())
         raise DataError(
-            f"no prompt was answered by all systems (rows: {sizes}); give their recipes the same `data` and "
+            f"no prompt was answered by all of them (rows: {sizes}); give their recipes the same `data` and "
             "`evaluation.prompts`"
         )
     return {system: [rows[key] for key in shared] for system, rows in keyed.items()}

@@ -2,6 +2,7 @@
 
     python scripts/add_result.py runs/sentiment/ppo --study sentiment --method ppo
     python scripts/add_result.py judged/ppo.json --study sentiment --method ppo
+    python scripts/add_result.py comparison.json --study sentiment
 
 Of a run it takes results.json, the recipe, the held-out rows of metrics.jsonl, and of environment.json the versions
 and the machine's kind; of a file that `alignkit evaluate --output` wrote all but the completions. Models, samples and
@@ -37,10 +38,17 @@ def without_paths(value):
     return LOCAL_PATH.sub(lambda match: Path(match.group()).name, value) if isinstance(value, str) else value
 
 
-def publish(run: Path, study: str, method: str, results: Path) -> Path:
-    """Copies the run, or what judged it, under `results/study/method/seed-<n>/`; returns that folder."""
+def publish(run: Path, study: str, method: str | None, results: Path) -> Path:
+    """Copies the run, or what judged it, under `results/study/method/seed-<n>/`, and what `alignkit compare` found to
+    `results/study/comparison.json`; returns the folder."""
+    judged = without_paths(json.loads(run.read_text(encoding="utf-8"))) if run.is_file() else {}
+    if "systems" in judged:
+        kept = {key: value for key, value in judged.items() if key not in ("folders", "remarks")}
+        (results / study / "comparison.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        return results / study
+    if method is None:
+        raise SystemExit(f"{run}: of which --method? only a file of `alignkit compare --output` has none")
     if run.is_file():
-        judged = without_paths(json.loads(run.read_text(encoding="utf-8")))
         target = _emptied(results / study / method / f"seed-{judged['environment']['seed']}")
         kept = {key: judged[key] for key in ("figures", "recipe", "environment")}
         (target / "judged.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
@@ -66,9 +74,11 @@ def _emptied(folder: Path) -> Path:
 def main() -> None:
     """Reads the command line and publishes one run."""
     parser = argparse.ArgumentParser(description="Copy what docs/results.md needs out of a finished run's folder.")
-    parser.add_argument("run", type=Path, help="the run's folder, or a file of `alignkit evaluate --output`")
+    parser.add_argument(
+        "run", type=Path, help="the run's folder, or a file of `alignkit evaluate` or `compare --output`"
+    )
     parser.add_argument("--study", required=True, help="the study it belongs to: a folder of docs/results/")
-    parser.add_argument("--method", required=True, help="the row of the table, such as ppo")
+    parser.add_argument("--method", help="the row of the table, such as ppo")
     arguments = parser.parse_args()
     print(publish(arguments.run, arguments.study, arguments.method, ROOT / "docs" / "results"))
 

@@ -109,6 +109,9 @@ def read_study(folder: Path) -> Study:
         if (file := folder / f"{name}.json").is_file()
     }
     shown = about.get("differences", {})
+    unfound = [name for name in shown if name not in more.get("comparison", {}).get("figures", {})]
+    if unfound:
+        raise SystemExit(f"{folder}: comparison.json is not there or lacks {', '.join(unfound)} of study.yaml")
     return Study(
         folder, about["title"], about.get("text", ""), about["columns"], about.get("plot"), runs, shown, **more
     )

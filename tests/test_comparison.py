@@ -135,7 +135,7 @@ def test_only_some_figures():
 def test_what_cannot_be_compared_is_said():
     with pytest.raises(ConfigError, match="at least two systems, got 1: a"):
         compare_rows({"a": rows()})
-    with pytest.raises(DataError, match=r"no prompt was answered by all systems \(rows: a 1, b 1\)"):
+    with pytest.raises(DataError, match=r"no prompt was answered by all of them \(rows: a 1, b 1\)"):
         compare_rows({"a": rows(prompts=["x"]), "b": rows(prompts=["y"])})
 
 
@@ -175,9 +175,12 @@ def test_files_of_evaluate_are_compared_like_runs(tmp_path, capsys):
     rl = run_folder(tmp_path / "rl", rows(trained="r", reward=0.9, r=0.9, judge=0.5), evaluation={"metrics": {}})
     assert main(["compare", str(mle), rl]) == 0
     assert "rl: reward up (r), judge not up (judge): reward hacking" in capsys.readouterr().out
-    (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "other.json").write_text('{"rows": ["x"]}')
     (tmp_path / "torn.json").write_text('{"rows": [')
-    for name, message in (("other", "has no `rows`"), ("torn", "is not what `alignkit evaluate --output` writes")):
+    for name, message in (
+        ("other", "has no `rows` of completions"),
+        ("torn", "is not what `alignkit evaluate --output` writes"),
+    ):
         assert main(["compare", str(mle), str(tmp_path / f"{name}.json")]) == 2
         assert message in capsys.readouterr().err
 
@@ -191,12 +194,17 @@ def test_seeds_of_a_system_are_its_mean(tmp_path, capsys):
             paths[name, seed] = str(file)
     asked = [f"{name}={paths[name, 0]},{paths[name, 1]}" for name in ("mle", "rl")]
     assert main(["compare", *asked, "--output", str(tmp_path / "found.json")]) == 0
-    capsys.readouterr()
+    said = capsys.readouterr().out.replace("\n", "")
+    assert "mle-0.json: 1 of 40 prompts are not shared by all" in said and "mle-1.json: " not in said
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["prompts"] == 39 and found["figures"]["length"]["mle"]["mean"] == 0.5
     assert found["figures"]["judge"]["rl"]["difference"] == pytest.approx(0.3)
     assert main(["compare", *asked, f"third={paths['rl', 1]}"]) == 2
     assert "a run of one of the systems: " in capsys.readouterr().err
+    many = "many=" + ",".join(paths["mle", 0] for _ in range(99))
+    for wrong, message in ((many, "was given twice"), ("gap=a.json,,b.json", "a run between two commas is empty")):
+        assert main(["compare", asked[0], wrong]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_mistakes_of_the_command_are_messages(tmp_path, capsys):

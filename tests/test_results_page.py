@@ -152,7 +152,10 @@ def test_judged_systems_their_differences_and_replies(tmp_path):
         "systems": ["mle", "rl"], "prompts": 7, "verdicts": ["rl: fine"],
         "figures": {"judge": {"mle": {"mean": 0.4, "interval": None}, "rl": standing}},
     }  # fmt: skip
-    (study / "comparison.json").write_text(json.dumps(comparison))
+    found = tmp_path / "comparison.json"
+    found.write_text(json.dumps({**comparison, "folders": {"mle": ["/srv/me/mle"]}}))
+    add_result.publish(found, "look_ahead", None, tmp_path / "results")
+    assert json.loads((study / "comparison.json").read_text()) == comparison
     (study / "replies.json").write_text(
         json.dumps([{"prompt": ["hi", "a|b"], "replies": {"mle": "yes *", "rl": "no"}}])
     )
@@ -161,3 +164,6 @@ def test_judged_systems_their_differences_and_replies(tmp_path):
     assert "| mle | 1 | 0.400 |\n| rl | 1 | 0.600 |" in text and "| before |" not in text
     assert "same 7 prompts" in text and "| rl | +0.200 (+0.100 to +0.300) |" in text and "rl: fine" in text
     assert "| | hi<br>a\\|b |" in text and "| mle | yes \\* |" in text
+    (study / "comparison.json").unlink()
+    with pytest.raises(SystemExit, match=r"comparison\.json is not there or lacks judge of study.yaml"):
+        make_results.main([], tmp_path)

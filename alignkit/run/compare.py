@@ -1,6 +1,7 @@
 """`alignkit compare`: finished runs side by side, on the prompts that all of them answered."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,17 @@ def compare_runs(
         ConfigError: fewer than two runs, or a figure that none of them has.
     """
     systems = _systems([str(run) for run in runs])
-    rows = {name: mean_of_seeds([_rows_after(run) for run in seeds]) for name, seeds in systems.items()}
-    found = compare_rows(rows, metrics)
+    given = {name: {str(run): _rows_after(run) for run in seeds} for name, seeds in systems.items()}
+    found = compare_rows({name: mean_of_seeds(seeds) for name, seeds in given.items()}, metrics)
     console = Console()
     console.print(_table(found))
-    for name, own in rows.items():
-        if len(own) > found.prompts:
-            console.print(f"{name}: {len(own) - found.prompts} of {len(own)} prompts are not shared by all, left out")
+    for name, seeds in given.items():
+        for run, own in seeds.items():
+            if len(own) > found.prompts:
+                who = name if len(seeds) == 1 else run
+                console.print(
+                    f"{who}: {len(own) - found.prompts} of {len(own)} prompts are not shared by all, left out"
+                )
     remarks = _differing(
         {name if len(seeds) == 1 else str(run): _recipe(run) for name, seeds in systems.items() for run in seeds}
     )
@@ -56,7 +61,10 @@ def compare_runs(
 
 def _systems(given: list[str]) -> dict[str, list[Path]]:
     """Name -> its runs. A run without a name has its last part where these tell all apart, else the path as given."""
-    named = [one.partition("=") if "=" in one and not Path(one).exists() else ("", "", one) for one in given]
+    named = [one.partition("=") if "=" in one and not os.path.exists(one) else ("", "", one) for one in given]
+    for name, _, paths in named:
+        if name and not all(paths.split(",")):
+            raise DataError(f"{name}={paths}: a run between two commas is empty; write NAME=RUN,RUN")
     runs = [[Path(run) for run in paths.split(",")] if name else [Path(paths)] for name, _, paths in named]
     short = [
         name or (own[0].resolve().stem if own[0].is_file() else own[0].resolve().name)
@@ -76,8 +84,9 @@ def _judged(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{file} is not what `alignkit evaluate --output` writes: {error}") from error
-    if not isinstance(content, dict) or not content.get("rows"):
-        raise DataError(f"{file} has no `rows`; give a file that `alignkit evaluate --output` wrote")
+    rows = content.get("rows") if isinstance(content, dict) else None
+    if not rows or not all(isinstance(row, dict) and {"prompt", "rewards"} <= set(row) for row in rows):
+        raise DataError(f"{file} has no `rows` of completions; give a file that `alignkit evaluate --output` wrote")
     return content
 
 
