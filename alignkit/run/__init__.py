@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from accelerate import PartialState
 from transformers import set_seed
 
+from alignkit.models.locating import RUN_MODEL
 from alignkit.recipe import Recipe, RecipeError
 from alignkit.recipe.checks import trusting
 from alignkit.run.environment import check_processes, quiet_hosts
@@ -107,6 +108,7 @@ def carry_out(job: Job, folder: RunFolder) -> int | None:
     """
     from alignkit.evaluation import write_results
     from alignkit.report import write_report
+    from alignkit.report.reliability import write_diagram
     from alignkit.run.ending import print_ending
     from alignkit.trainers.interruption import StopOnSignal
 
@@ -124,8 +126,12 @@ def carry_out(job: Job, folder: RunFolder) -> int | None:
     folder.save_model(job.trainer.save_model, PartialState().wait_for_everyone)
     if folder.main:
         more = {"real_text": job.real_text(rows_after)} if hasattr(job, "real_text") else {}
+        if hasattr(job, "reliability"):
+            more["reliability"] = job.reliability
         write_results(folder.path, before, after, before_rows=rows_before, after_rows=rows_after, **more)
         report = write_report(folder.path)
+        if hasattr(job, "reliability"):
+            write_diagram(job.reliability, folder.path / RUN_MODEL)
         print_ending(before, after, rows_before, rows_after, folder.path, report)
     return None
 
