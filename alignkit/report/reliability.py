@@ -85,13 +85,14 @@ def write_diagram(found: dict[str, Any], folder: str | Path) -> Path:
         if side == sides[-1]:
             bounds = [binomtest(one["right"], one["count"]).proportion_ci(method="wilson") for one in bins]
             axes.vlines(places, [b.low for b in bounds], [b.high for b in bounds], color=_COLOURS[side], linewidth=1)
+            lowest = min([low, *(b.low - 0.01 for b in bounds)])
         # side by side in the bin, so that neither hides the other
         width = 0.8 / len(sides)
         for one in bins:
             room = one["high"] - one["low"]
             left = one["low"] + room * (0.1 + width * sides.index(side))
             counts.bar(left, one["count"], room * width, align="edge", color=_COLOURS[side])
-    axes.set(xlim=(low, 1.01), ylim=(low, 1.02), ylabel="share of them that it names rightly")
+    axes.set(xlim=(low, 1.01), ylim=(lowest, 1.02), ylabel="share of them that it names rightly")
     axes.set_title(f"{found['rows']:,} held-out texts", fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=9, loc="best")
     counts.set(xlabel="probability of the class that it names", ylabel="texts")
