@@ -20,6 +20,11 @@ from alignkit.run.ingredients import build_named_rewards
 from alignkit.text import completion_text
 
 _BAR = 10  # characters
+COMMANDS = {
+    "/help": "this list",
+    "/new": "forget the conversation and begin a new one",
+    "/quit": "end the program, as the end of the input does",
+}
 
 
 def chat(
@@ -37,7 +42,7 @@ def chat(
 
     A model that a run trained on dialogues gets the conversation in the form of that run: so many turns, as lines or as
     messages. Any other whose tokenizer has a chat template gets the whole conversation, and the rest continue the line
-    that they are given. `/new` begins a new conversation, `/quit` or the end of the input ends the program.
+    that they are given. `/help` lists what else can be typed; the end of the input ends the program, as `/quit` does.
 
     Args:
         model: folder or name.
@@ -67,7 +72,7 @@ def chat(
     turn = int(torch.seed() % 2**31) if seed is None else seed
     asked = sys.stdin.isatty()
     if asked:
-        print(f"{model}: {_manner(context)}. /new, /quit")
+        print(f"{model}: {_manner(context)}. /help lists the commands")
     while True:
         try:
             line = input("> " if asked else "").strip()
@@ -77,6 +82,9 @@ def chat(
             break
         if line == "/new":
             said = []
+            continue
+        if line == "/help":
+            print("\n".join(f"{name:<7}{does}" for name, does in COMMANDS.items()))
             continue
         if not line:
             continue

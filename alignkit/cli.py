@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alignkit import __version__, cli_rewards
 from alignkit.errors import AlignkitError
+from alignkit.launcher import end_with_launcher
 
 _MISTAKE = 2
 _INTERRUPTED = 130
@@ -19,6 +20,7 @@ _INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 a check failed, 2 a mistake of the user, 130 interrupted."""
+    end_with_launcher()
     parser = build_parser()
     args, rest = parser.parse_known_args(arguments)
     late = [word for word in rest if "=" in word and not word.startswith("-")] if hasattr(args, "overrides") else []
@@ -28,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         args.overrides = [*args.overrides, *late]
     # TRL reports that a trainer starts, and transformers asks the hub about files, unless told otherwise.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # bitsandbytes tells of an optional kernel, to everybody, on import
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # bitsandbytes tells everybody, on import, that an optional package for faster 4-bit layers is not there
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_says_something)
     try:
         return args.handler(args) or 0
     except AlignkitError as error:
@@ -42,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    return "from kernels-community" not in record.getMessage()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,13 +101,21 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     evaluate.add_argument("run", type=Path, help="a run's folder, or a recipe's YAML file")
     _add_recipe_arguments(evaluate)
     evaluate.add_argument("--model", help="judge this model, or that of this run, instead of the run's own")
+    evaluate.add_argument(
+        "--evaluation", type=Path, metavar="RUN", help="judge by the `evaluation` of this run or recipe"
+    )
     evaluate.add_argument("--output", type=Path, help="write figures and completions to this JSON file")
     evaluate.set_defaults(handler=_evaluate)
 
 
 def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     compare = commands.add_parser("compare", help="runs side by side on the same prompts, against the first of them")
-    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="the folder of a finished run; two or more")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a finished run, or what evaluate --output wrote; NAME=RUN,RUN,RUN is one system of several seeds",
+    )
     compare.add_argument("--metric", action="append", default=[], metavar="NAME", help="only this figure; repeatable")
     compare.add_argument("--output", type=Path, help="write means, differences and intervals to this JSON file")
     compare.set_defaults(handler=_compare)
@@ -110,7 +124,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = commands.add_parser("generate", help="complete prompts, and score the completions")
     generate.add_argument("model", help="a model's folder or name, or a run's folder")
-    source = generate.add_mutually_exclusive_group(required=True)
+    source = generate.add_mutually_exclusive_group()
     source.add_argument("--prompts", type=Path, help="a text file with a prompt a line, or .jsonl with a column prompt")
     source.add_argument("--prompt", action="append", help="a prompt; may be given several times")
     generate.add_argument("--decoder", default="sample", help="what chooses the tokens (default: sample)")
@@ -170,9 +184,7 @@ def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     merge = commands.add_parser("merge", help="fold an adapter into its base: a plain model folder")
     merge.add_argument("model", type=Path, help="the folder of an adapter, or of a run that trained one")
     merge.add_argument("output", type=Path, help="folder to write; it must not exist, or be empty")
-    merge.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights (default: that of the base)"
-    )
+    merge.add_argument("--dtype", help="of the weights: fp32, bf16, fp16, or their full names (default: the base's)")
     merge.add_argument("--value-head", action="store_true", help="write the critic too, for PPO to go on with")
     merge.set_defaults(handler=_merge)
 
@@ -189,7 +201,14 @@ def _train(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from alignkit.run.evaluate import evaluate_run
 
-    evaluate_run(args.run, args.overrides, model=args.model, output=args.output, allow_code=not args.no_code)
+    evaluate_run(
+        args.run,
+        args.overrides,
+        model=args.model,
+        evaluation=args.evaluation,
+        output=args.output,
+        allow_code=not args.no_code,
+    )
     return 0
 
 
@@ -201,6 +220,11 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    if args.prompts is None and args.prompt is None:
+        raise AlignkitError(
+            "there is nothing to complete: add --prompt TEXT (repeatable) or --prompts FILE. --reward scores the "
+            "completions; for texts that you have already, there is alignkit rewards score REWARD FILE"
+        )
     from alignkit.run.generate import generate_to
 
     generate_to(args)

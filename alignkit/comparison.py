@@ -125,6 +125,34 @@ def compare_rows(
     return Comparison(list(paired), len(paired[first]), shown, verdicts)
 
 
+def mean_of_seeds(seeds: Sequence[Sequence[Row]]) -> list[Row]:
+    """Rows of one system from those of its seeds: every figure is its mean over the seeds that have it.
+
+    Intervals of `compare_rows` are then over prompts, for these seeds; they say nothing of other seeds.
+
+    Args:
+        seeds: the rows of each seed; prompts that not all of them answered are left out.
+
+    >>> mean_of_seeds([[{"prompt": "a", "rewards": {}, "length": 2}], [{"prompt": "a", "rewards": {}, "length": 5}]])
+    [{'prompt': 'a', 'rewards': {}, 'metrics': {}, 'reward': None, 'kl': None, 'length': 3.5}]
+    """
+    paired = _on_shared_prompts({str(place): rows for place, rows in enumerate(seeds)})
+    return [_mean_row(rows) for rows in zip(*paired.values(), strict=True)]
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    def of_each(part: str) -> dict[str, float | None]:
+        names = dict.fromkeys(name for row in rows for name in row.get(part, {}))
+        return {name: mean([row.get(part, {}).get(name) for row in rows]) for name in names}
+
+    alone = {name: mean([row.get(name) for row in rows]) for name in ("reward", "kl", "length")}
+    return {"prompt": rows[0]["prompt"], "rewards": of_each("rewards"), "metrics": of_each("metrics"), **alone}
+
+
 def _on_shared_prompts(systems: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
     """The rows of each system whose prompts all have, in the order of the first."""
     keyed: dict[str, dict[tuple[str, int], Row]] = {}

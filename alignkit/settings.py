@@ -32,6 +32,7 @@ def setting_problems(
     where: str = "",
     also: Iterable[str] = (),
     moved: Mapping[str, str] = MappingProxyType({}),
+    noun: str = "setting",
 ) -> list[str]:
     """What is wrong with settings, one sentence each.
 
@@ -43,6 +44,7 @@ def setting_problems(
         where: the section of a recipe that they stand in, for the messages.
         also: names that the section takes besides, for suggestions.
         moved: names that another program has for some of them -> the end of the sentence that there is none such here.
+        noun: what the messages call them; `argument` where they are a constructor's.
 
     >>> setting_problems("the house", {"sise": 2, "rooms": "two"}, {"size": int, "rooms": int}, ["size"])
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -54,10 +56,10 @@ def setting_problems(
     for name, value in given.items():
         if name not in known:
             hint = moved.get(name) or did_you_mean(name, [*known, *also]) or ("" if known else "; it has none")
-            problems.append(f"{begin}{owner} has no setting {name!r}{hint}")
+            problems.append(f"{begin}{owner} has no {noun} {name!r}{hint}")
         elif (wrong := misfit(value, known[name])) is not None:
             problems.append(f"{path}{name}: {wrong}")
-    return problems + [f"{begin}{owner} needs the setting {name!r}" for name in needed if name not in given]
+    return problems + [f"{begin}{owner} needs the {noun} {name!r}" for name in needed if name not in given]
 
 
 def argument_problems(
@@ -70,6 +72,7 @@ def argument_problems(
     where: str = "",
     also: Iterable[str] = (),
     moved: Mapping[str, str] = MappingProxyType({}),
+    noun: str = "setting",
 ) -> list[str]:
     """What is wrong with settings as keyword arguments, one sentence each; see `setting_problems`.
 
@@ -82,13 +85,14 @@ def argument_problems(
         where: the section of a recipe.
         also: names that the section takes besides.
         moved: as in `setting_problems`.
+        noun: as in `setting_problems`.
     """
     named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         given = {name: value for name, value in given.items() if name in named}
     known = {name: (hints or {}).get(name, Any) for name in named}
     needed = [name for name, p in named.items() if demand and p.default is p.empty]
-    return setting_problems(owner, given, known, needed, where=where, also=also, moved=moved)
+    return setting_problems(owner, given, known, needed, where=where, also=also, moved=moved, noun=noun)
 
 
 def did_you_mean(word: Any, known: Iterable[str], listing: int = 12) -> str:

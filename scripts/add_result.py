@@ -1,9 +1,11 @@
 """Publishes a finished run: copies what docs/results.md needs out of its folder.
 
     python scripts/add_result.py runs/sentiment/ppo --study sentiment --method ppo
+    python scripts/add_result.py judged/ppo.json --study sentiment --method ppo
 
-It takes results.json, the recipe, the held-out rows of metrics.jsonl, and of environment.json the versions and the
-machine's kind. Models, samples and paths stay where they are.
+Of a run it takes results.json, the recipe, the held-out rows of metrics.jsonl, and of environment.json the versions
+and the machine's kind; of a file that `alignkit evaluate --output` wrote all but the completions. Models, samples and
+paths stay where they are.
 """
 
 import argparse
@@ -36,12 +38,15 @@ def without_paths(value):
 
 
 def publish(run: Path, study: str, method: str, results: Path) -> Path:
-    """Copies the run under `results/study/method/seed-<n>/`; returns that folder."""
+    """Copies the run, or what judged it, under `results/study/method/seed-<n>/`; returns that folder."""
+    if run.is_file():
+        judged = without_paths(json.loads(run.read_text(encoding="utf-8")))
+        target = _emptied(results / study / method / f"seed-{judged['environment']['seed']}")
+        kept = {key: judged[key] for key in ("figures", "recipe", "environment")}
+        (target / "judged.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        return target
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    target = results / study / method / f"seed-{environment['seed']}"
-    if target.exists():
-        shutil.rmtree(target)
-    target.mkdir(parents=True)
+    target = _emptied(results / study / method / f"seed-{environment['seed']}")
     for name in ("results.json", "environment.json"):
         content = without_paths(json.loads((run / name).read_text(encoding="utf-8")))
         (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -51,10 +56,17 @@ def publish(run: Path, study: str, method: str, results: Path) -> Path:
     return target
 
 
+def _emptied(folder: Path) -> Path:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
 def main() -> None:
     """Reads the command line and publishes one run."""
     parser = argparse.ArgumentParser(description="Copy what docs/results.md needs out of a finished run's folder.")
-    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("run", type=Path, help="the run's folder, or a file of `alignkit evaluate --output`")
     parser.add_argument("--study", required=True, help="the study it belongs to: a folder of docs/results/")
     parser.add_argument("--method", required=True, help="the row of the table, such as ppo")
     arguments = parser.parse_args()

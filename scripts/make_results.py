@@ -9,6 +9,9 @@ One folder a study:
     docs/results/sentiment/ppo/seed-1/results.json          a run's results ("before" and "after"), one folder a seed
     docs/results/sentiment/ppo/seed-1/environment.json      its command, machine and versions
     docs/results/sentiment/ppo/seed-1/metrics.jsonl         optional: its held-out curve
+    docs/results/look_ahead/ppo/seed-1/judged.json          in place of the three: what `alignkit evaluate` found
+    docs/results/look_ahead/comparison.json                 optional: what `alignkit compare` found
+    docs/results/look_ahead/replies.json                    optional: prompts, and what each system said to them
 
 `scripts/add_result.py` copies a finished run there. Nothing on the page is typed by hand: every figure is computed here
 from those files.
@@ -16,9 +19,10 @@ from those files.
 
 import argparse
 import json
+import re
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs that answer one question, and how to show them."""
+    """Runs that answer one question, and how to show them. `differences` names figures of `comparison`."""
 
     folder: Path
     title: str
@@ -58,6 +62,9 @@ class Study:
     columns: dict[str, str]
     plot: dict[str, Any] | None
     runs: list[Run]
+    differences: dict[str, str] = field(default_factory=dict)
+    comparison: dict[str, Any] = field(default_factory=dict)
+    replies: list[dict[str, Any]] = field(default_factory=list)
 
     def methods(self) -> list[str]:
         """The methods, in the order of their folders' names unless study.yaml gives one."""
@@ -66,13 +73,16 @@ class Study:
 
 def read_run(folder: Path) -> Run:
     """Reads `<method>/seed-<n>/`."""
+    seed = int(folder.name.removeprefix("seed-"))
+    if (folder / "judged.json").is_file():
+        judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
+        return Run(folder.parent.name, seed, {}, judged["figures"], [], judged["environment"])
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     for part in ("before", "after"):
         if part not in results:
             raise SystemExit(f"{folder / 'results.json'} has no {part!r}; it has: {', '.join(results)}")
     curve_file = folder / "metrics.jsonl"
     curve = read_json_lines(curve_file, drop_torn=False) if curve_file.exists() else []
-    seed = int(folder.name.removeprefix("seed-"))
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     return Run(folder.parent.name, seed, results["before"], results["after"], curve, environment)
 
@@ -80,19 +90,28 @@ def read_run(folder: Path) -> Run:
 def read_study(folder: Path) -> Study:
     """Reads one study and all its runs."""
     about = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    unknown = set(about) - {"title", "text", "columns", "plot", "order"}
+    unknown = set(about) - {"title", "text", "columns", "plot", "order", "differences"}
     if unknown:
         raise SystemExit(f"{folder / 'study.yaml'}: unknown keys {', '.join(sorted(unknown))}")
-    runs = [read_run(path.parent) for path in sorted(folder.glob("*/seed-*/results.json"))]
+    found = [*folder.glob("*/seed-*/results.json"), *folder.glob("*/seed-*/judged.json")]
+    runs = [read_run(path.parent) for path in sorted(found)]
     if not runs:
-        raise SystemExit(f"{folder} has a study.yaml but no <method>/seed-<n>/results.json")
+        raise SystemExit(f"{folder} has a study.yaml but no <method>/seed-<n>/results.json or judged.json")
     order = about.get("order", sorted({run.method for run in runs}))
     if set(order) != {run.method for run in runs}:
         raise SystemExit(
             f"{folder / 'study.yaml'}: order names {order}, the runs are {sorted({r.method for r in runs})}"
         )
     runs.sort(key=lambda run: (order.index(run.method), run.seed))
-    return Study(folder, about["title"], about.get("text", ""), about["columns"], about.get("plot"), runs)
+    more = {
+        name: json.loads(file.read_text(encoding="utf-8"))
+        for name in ("comparison", "replies")
+        if (file := folder / f"{name}.json").is_file()
+    }
+    shown = about.get("differences", {})
+    return Study(
+        folder, about["title"], about.get("text", ""), about["columns"], about.get("plot"), runs, shown, **more
+    )
 
 
 def figure(values: list[float]) -> str:
@@ -129,13 +148,55 @@ def table(study: Study) -> str:
     lines = [
         "| | seeds | " + " | ".join(study.columns[key] for key in keys) + " |",
         "| --- | ---: |" + " ---: |" * len(keys),
-        "| before | | " + " | ".join(column(study, study.runs, "before", key) for key in keys) + " |",
     ]
+    if any(run.before for run in study.runs):
+        lines.append("| before | | " + " | ".join(column(study, study.runs, "before", key) for key in keys) + " |")
     for method in study.methods():
         runs = [run for run in study.runs if run.method == method]
         cells = [column(study, runs, "after", key) for key in keys]
         lines.append(f"| {method} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def differences(study: Study) -> str:
+    """Each system's mean paired difference to the first one, with its interval, and what the verdicts say."""
+    found = study.comparison
+    first, *others = found["systems"]
+    lines = [
+        f"Difference to {first} on the same {found['prompts']} prompts, with its 95% bootstrap interval over prompts; "
+        "a figure of several seeds is their mean:\n",
+        "| | " + " | ".join(study.differences.values()) + " |",
+        "| --- |" + " ---: |" * len(study.differences),
+    ]
+    for system in others:
+        cells = []
+        for name in study.differences:
+            one = found["figures"][name].get(system)
+            known = one is not None and one["interval"] is not None
+            cells.append(
+                f"{one['difference']:+.3f} ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})" if known else "–"
+            )
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "```text", *found["verdicts"], "```"]) + "\n"
+
+
+def replies(study: Study) -> str:
+    """A table for each prompt: who said what."""
+    tables = []
+    for one in study.replies:
+        said = "<br>".join(_cell(turn) for turn in one["prompt"])
+        body = [f"| {name} | {_cell(text)} |" for name, text in one["replies"].items()]
+        tables.append("\n".join([f"| | {said} |", "| --- | --- |", *body]) + "\n")
+    return "\n".join(tables)
+
+
+def _cell(text: str) -> str:
+    """Text as a cell of a Markdown table shows it as it is.
+
+    >>> print(_cell(" a | b* "))
+    a \\| b\\*
+    """
+    return re.sub(r"([|*_<`\\])", r"\\\1", " ".join(text.split()))
 
 
 def origins(study: Study) -> str:
@@ -204,6 +265,10 @@ def page(studies: list[Study]) -> str:
     for study in studies:
         parts.append(f"## {study.title}\n\n{study.text.strip()}\n")
         parts.append(table(study))
+        if study.differences:
+            parts.append(differences(study))
+        if study.replies:
+            parts.append(replies(study))
         if study.plot:
             alt = f"{' and '.join(study.plot['y'].values())} against {study.plot.get('x_label', study.plot['x'])}"
             parts.append(f"![{alt}](results/{study.folder.name}.svg)\n")

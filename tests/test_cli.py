@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,20 @@ def test_temperature_zero_takes_the_likeliest_token(model, tmp_path):
         assert main([*ask, "--max-new-tokens", "5", "--output", str(target)]) == 0
         rows.append(target.read_text())
     assert rows[0] == rows[1]
+
+
+def test_generate_without_prompts_says_what_is_missing(capsys):
+    assert main(["generate", "anything", "--reward", "repetition"]) == 2
+    said = capsys.readouterr().err
+    assert "add --prompt TEXT (repeatable) or --prompts FILE" in said and "alignkit rewards score" in said
+
+
+def test_of_bitsandbytes_only_the_word_about_an_optional_package_is_kept_back(capsys, caplog):
+    main(["generate", "anything"])  # any command
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s", "No module named 'kernels'")
+    logger.warning("these weights are damaged")
+    assert caplog.messages == ["these weights are damaged"]
 
 
 def test_generate_passes_columns_of_jsonl_prompts_to_the_reward(model, tmp_path):
@@ -180,6 +195,22 @@ def test_evaluating_a_recipe_judges_the_model_that_it_starts_from(run, tiny_quic
     assert json.loads(out.read_text())["figures"] == pytest.approx(before, abs=2e-5)
 
 
+def test_a_run_is_judged_by_the_evaluation_of_another_recipe(run, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        (RECIPES / "quickstart.yaml").read_text().split("\nevaluation:")[0]
+        + "\nevaluation: {prompts: 3, metrics: {brief: {reward: length, target: 2}}}\n"
+    )
+    out = tmp_path / "out.json"
+    assert main(["evaluate", str(run), "--evaluation", str(other), "evaluation.prompts=2", "--output", str(out)]) == 0
+    written = json.loads(out.read_text())
+    assert len(written["rows"]) == 2 and {len(row["metrics"]) for row in written["rows"]} == {1}
+    assert written["figures"]["brief"] == pytest.approx(sum(r["metrics"]["brief"] for r in written["rows"]) / 2)
+    assert "distinct_2" not in written["figures"] and "reward" in written["figures"]  # trained on what it was
+    assert written["recipe"]["evaluation"]["metrics"] == {"brief": {"reward": "length", "target": 2}}
+    assert written["environment"]["seed"] == written["recipe"]["training"]["seed"]
+
+
 def test_a_run_from_random_weights_is_evaluated_without_kl(tmp_path, capsys):
     """There is no model to measure it against; the trained one has no distance to itself."""
     (tmp_path / "scratch.yaml").write_text(f"""
@@ -230,6 +261,12 @@ def test_chat_continues_lines_and_shows_scores(model, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.count("[short") == 2
     assert "the movie is" in said and "a story of" in said and "never" not in said
+
+
+def test_chat_lists_its_commands(model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/help\n/quit\n"))
+    assert main(["chat", str(model)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["/help", "/new", "/quit"]
 
 
 def test_chat_keeps_the_conversation_where_there_is_a_template(model, tmp_path, monkeypatch, capsys):

@@ -158,12 +158,45 @@ def test_the_command_reads_runs_and_writes_json(tmp_path, capsys):
     assert "30 held-out prompts" in said and "mle: 10 of 40 prompts are not shared by all" in said
     assert "judge is not the same in mle" in said
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["systems"] == ["mle", "rl"] and found["prompts"] == 30 and found["folders"] == {"mle": mle, "rl": rl}
+    assert (
+        found["systems"] == ["mle", "rl"] and found["prompts"] == 30 and found["folders"] == {"mle": [mle], "rl": [rl]}
+    )
     assert found["figures"]["judge"]["rl"]["difference"] == 0.0
     assert found["figures"]["r"]["rl"]["interval"] == pytest.approx([0.4, 0.4])
     assert found["verdicts"] == ["rl: reward up (r), judge not up (judge): reward hacking"]
     assert main(["compare", mle, rl, "--metric", "judge"]) == 0
     assert "length" not in capsys.readouterr().out
+
+
+def test_files_of_evaluate_are_compared_like_runs(tmp_path, capsys):
+    judge = {"evaluation": {"metrics": {"judge": {"use": "a"}}}}
+    mle = tmp_path / "mle.json"
+    mle.write_text(json.dumps({"rows": rows(r=0.5, judge=0.5), "recipe": judge}))
+    rl = run_folder(tmp_path / "rl", rows(trained="r", reward=0.9, r=0.9, judge=0.5), evaluation={"metrics": {}})
+    assert main(["compare", str(mle), rl]) == 0
+    assert "rl: reward up (r), judge not up (judge): reward hacking" in capsys.readouterr().out
+    (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "torn.json").write_text('{"rows": [')
+    for name, message in (("other", "has no `rows`"), ("torn", "is not what `alignkit evaluate --output` writes")):
+        assert main(["compare", str(mle), str(tmp_path / f"{name}.json")]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_seeds_of_a_system_are_its_mean(tmp_path, capsys):
+    paths = {}
+    for name, values in (("mle", (0.2, 0.4)), ("rl", (0.5, 0.7))):
+        for seed, value in enumerate(values):
+            file = tmp_path / f"{name}-{seed}.json"
+            file.write_text(json.dumps({"rows": rows(judge=value, length=seed)[seed:]}))
+            paths[name, seed] = str(file)
+    asked = [f"{name}={paths[name, 0]},{paths[name, 1]}" for name in ("mle", "rl")]
+    assert main(["compare", *asked, "--output", str(tmp_path / "found.json")]) == 0
+    capsys.readouterr()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["prompts"] == 39 and found["figures"]["length"]["mle"]["mean"] == 0.5
+    assert found["figures"]["judge"]["rl"]["difference"] == pytest.approx(0.3)
+    assert main(["compare", *asked, f"third={paths['rl', 1]}"]) == 2
+    assert "a run of one of the systems: " in capsys.readouterr().err
 
 
 def test_mistakes_of_the_command_are_messages(tmp_path, capsys):

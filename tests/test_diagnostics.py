@@ -163,6 +163,18 @@ def test_half_precision_is_allowed_its_rounding():
     assert wider["sampling"].status == wider["kl_at_start"].status == "ok"
 
 
+def test_a_base_in_eight_bits_is_allowed_its_rounding_and_no_more():
+    rows = run(**{"sampling/logp_difference_mean": 0.017, "kl_per_token": lambda step: 0.017 + 0.01 * (step - 1)})
+    assert by_check(rows)["sampling"].status == by_check(rows)["kl_at_start"].status == "warn"
+    limits = Limits().for_eight_bits()
+    assert by_check(rows, limits)["sampling"].status == by_check(rows, limits)["kl_at_start"].status == "ok"
+    beyond = run(**{"sampling/logp_difference_mean": 0.3})
+    assert by_check(beyond, limits)["sampling"].status == "warn"
+    assert "quantised to 8 bits" in by_check(beyond, limits)["sampling"].message
+    assert "llm_int8_threshold: 0.0" in by_check(beyond, limits)["sampling"].message
+    assert "8 bits" not in by_check(beyond)["sampling"].message
+
+
 def test_a_watch_speaks_once_and_remembers_what_recovered():
     watch = Watch()
     spoken = {}

@@ -1,13 +1,19 @@
-"""The files for `accelerate launch` say what accelerate understands, and ask for as many processes as their header."""
+"""The files for `accelerate launch` say what accelerate understands, and start as many processes as their header."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from test_interruption import RECIPE
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "accelerate"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -77,3 +83,38 @@ def test_zero_files_reach_deepspeed(stage):
     assert environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == str(stage)
     whole = environment.get("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", "false")
     assert whole == ("true" if stage == 3 else "false")
+
+
+# what `accelerate launch` starts where there is no GPU, run for real: how many, and what it says of their number
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs it starts several in other cases too")
+@pytest.mark.parametrize("arguments, started", [
+    (["--config_file", str(FOLDER / "ddp.yaml")], ["2", "2"]),
+    (["--config_file", str(FOLDER / "ddp.yaml"), "--num_processes", "3"], ["3", "3", "3"]),
+    (["--config_file", str(FOLDER / "ddp.yaml"), "--cpu"], ["none"]),
+    (["--num_processes", "2"], ["none"]),
+], ids=" ".join)  # fmt: skip
+def test_how_many_processes_accelerate_starts_on_cpus(arguments, started, tmp_path):
+    script = tmp_path / "count.py"
+    script.write_text("import os; os.write(1, f\"size {os.environ.get('WORLD_SIZE', 'none')}\\n\".encode())\n")
+    assert re.findall(r"size (\w+)", accelerate_launch(*arguments, str(script))) == started
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it needs as many GPUs as processes")
+def test_the_command_of_ddp_trains_in_two_processes_on_cpus(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    job = ["-m", "alignkit", "train", str(tmp_path / "tiny.yaml"), f"training.output_dir={tmp_path / 'run'}"]
+    more = ["training.max_steps=1", "training.per_device_train_batch_size=4"]
+    accelerate_launch("--config_file", str(FOLDER / "ddp.yaml"), *job, *more, ALIGNKIT_NUM_PROCESSES="2")
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["num_processes"] == 2 and (tmp_path / "run" / "results.json").is_file()
+
+
+def accelerate_launch(*arguments: str, **environment: str) -> str:
+    """What it prints; it must end well."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", *arguments]
+    own = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "ALIGNKIT_NUM_PROCESSES")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**own, **environment})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

@@ -22,13 +22,13 @@ LAYERS = [
     {"models", "data"},
     {"losses", "advantages", "diagnostics", "text", "json_lines", "registry", "compose", "foreign"},
     {"reward"},
-    {"errors", "settings", "whole_files"},
+    {"errors", "settings", "whole_files", "run_lock", "launcher"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 
 # `alignkit rewards list` answers at once because importing these loads nothing but the standard library.
 QUICK = [
-    *("reward", "settings", "registry", "compose", "foreign", "errors", "whole_files"),
+    *("reward", "settings", "registry", "compose", "foreign", "errors", "whole_files", "run_lock", "launcher"),
     *("scaffold", "cli", "cli_rewards"),
 ]
 

@@ -90,7 +90,7 @@ def test_an_adapter_on_quantised_weights_is_folded_into_the_full_ones(bits, smal
     run = trainer(tmp_path / "run", small_llama, bits, "reinforce", lora(r=4), max_steps=2)
     run.train()
     run.save_model(str(tmp_path / "adapter"))
-    assert main(["merge", str(tmp_path / "adapter"), str(tmp_path / "merged"), "--dtype", "float32"]) == 0
+    assert main(["merge", str(tmp_path / "adapter"), str(tmp_path / "merged"), "--dtype", "fp32"]) == 0
     said = capsys.readouterr().out
     plain = load_causal_or_seq2seq(tmp_path / "merged")
     assert getattr(plain, "is_quantized", False) is False
@@ -141,7 +141,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path):
     }.items():
         with pytest.raises(ModelError, match=said):
             merge_adapter(*arguments)
-    with pytest.raises(ModelError, match="dtype is one of float32"):
+    with pytest.raises(ModelError, match="there is no precision 'int8'; known: bf16, bfloat16"):
         merge_adapter(tmp_path / "adapter", tmp_path / "new", dtype="int8")
     with pytest.raises(ModelError, match="holds no value head"):
         merge_adapter(tmp_path / "adapter", tmp_path / "new", value_head=True)

@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
-from alignkit import OnPolicyConfig, OnPolicyTrainer, PPOConfig, PPOTrainer, ReinforceConfig
-from alignkit.errors import ConfigError, RecipeError
+from alignkit import OnPolicyConfig, OnPolicyTrainer, PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
+from alignkit.errors import ConfigError, DataError, RecipeError
+from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.recipe import load_recipe
-from alignkit.trainers.trl_ppo import ARGUMENTS, SETTINGS
+from alignkit.trainers.trl_ppo import ARGUMENTS, OLDER_ARGUMENTS, OLDER_SETTINGS, SETTINGS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = (DOCS / "migrate-from-trl-ppo.md").read_text(encoding="utf-8")
@@ -66,7 +68,7 @@ def test_every_figure_that_it_names_is_one_of_ours():
     assert sorted({name for row in rows for name in named(row[1])} - keys) == []
 
 
-@pytest.mark.parametrize("heading", ["Settings", "Arguments", "Logged figures"])
+@pytest.mark.parametrize("heading", ["Settings", "Arguments", "Older names", "Logged figures"])
 def test_every_row_says_where_it_went_or_that_it_is_gone(heading):
     for theirs, ours, change in table(heading):
         assert theirs and change
@@ -91,15 +93,16 @@ def test_the_page_and_the_errors_say_the_same_of_what_is_gone():
     fields = {field.name for field in dataclasses.fields(PPOConfig)}
     assert missing_here("Settings", fields) == SETTINGS
     assert missing_here("Arguments", inspect.signature(OnPolicyTrainer).parameters) == ARGUMENTS
-    assert len(SETTINGS) > 15 and not fields & set(SETTINGS)
+    assert len(SETTINGS) > 15 and not fields & (set(SETTINGS) | set(OLDER_SETTINGS))
+    assert missing_here("Older names", fields) == {**OLDER_SETTINGS, **OLDER_ARGUMENTS}
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [*SETTINGS, *OLDER_SETTINGS])
 def test_a_setting_of_theirs_is_refused_with_where_it_went(name, tmp_path):
     with pytest.raises(ConfigError) as refused:
         PPOConfig(output_dir=str(tmp_path), **{name: 2})
     said = str(refused.value)
-    here, change = SETTINGS[name]
+    here, change = {**SETTINGS, **OLDER_SETTINGS}[name]
     assert said.startswith(f"PPOConfig has no setting {name!r}; ") and "docs/migrate-from-trl-ppo.md" in said
     assert all(setting in said for setting in here) and change.removeprefix("gone: ") in said
     # a recipe, whose `training` is this config, says the same
@@ -111,13 +114,44 @@ def test_a_setting_of_theirs_is_refused_with_where_it_went(name, tmp_path):
     assert refused.value.problems == [f"training: {said}"]
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", [*ARGUMENTS, *OLDER_ARGUMENTS])
 def test_an_argument_of_theirs_is_refused_with_where_it_went(name, tmp_path):
     with pytest.raises(ConfigError) as refused:
         PPOTrainer(model="not-even-looked-for", args=PPOConfig(output_dir=str(tmp_path), use_cpu=True), **{name: None})
-    here, change = ARGUMENTS[name]
-    assert f"PPOTrainer has no setting {name!r}; " in str(refused.value)
+    here, change = {**ARGUMENTS, **OLDER_ARGUMENTS}[name]
+    assert f"PPOTrainer has no argument {name!r}; " in str(refused.value)
     assert all(word in str(refused.value) for word in (*here, change.removeprefix("gone: ")))
+
+
+@pytest.mark.parametrize(("trainer", "config"), [(PPOTrainer, PPOConfig), (ReinforceTrainer, ReinforceConfig)])
+def test_arguments_in_the_order_of_theirs_are_refused_in_words(trainer, config, tmp_path):
+    args, data = config(str(tmp_path), use_cpu=True), Dataset.from_dict({"prompt": ["the film"] * 8})
+    for given in ((args, tiny_tokenizer(), tiny_causal_lm(), None), (tiny_causal_lm(), tiny_tokenizer(), args, data)):
+        with pytest.raises(ConfigError) as refused:
+            trainer(*given)
+        said = str(refused.value)
+        assert said.startswith(f"{trainer.__name__} was given ({type(given[0]).__name__}, {type(given[1]).__name__}, ")
+        assert "the order here is model, reward_funcs, args, train_dataset" in said
+        assert "was args, processing_class, model, ref_model, reward_model" in said and "by its name" in said
+
+
+def test_the_old_name_of_the_tokenizer_is_refused_by_every_trainer(tmp_path):
+    args = ReinforceConfig(str(tmp_path), use_cpu=True)
+    with pytest.raises(ConfigError, match="ReinforceTrainer has no argument 'tokenizer'; use processing_class"):
+        ReinforceTrainer("not-even-looked-for", args=args, tokenizer=tiny_tokenizer())
+
+
+def test_prompts_that_are_tokenised_already_are_refused_with_how_to_give_them(tmp_path):
+    tokenizer = tiny_tokenizer()
+    data = Dataset.from_dict({"prompt": ["the film was"] * 8})
+    theirs = data.map(lambda row: tokenizer(row["prompt"]), remove_columns=data.column_names)
+    with pytest.raises(DataError) as refused:
+        PPOTrainer("not-even-looked-for", len, PPOConfig(str(tmp_path), use_cpu=True), theirs)
+    said = str(refused.value)
+    assert "train_dataset has input_ids and no column 'prompt'" in said
+    advised = said[said.index("dataset.map(") : said.rindex(")") + 1]
+    back = eval(advised, {"dataset": theirs, "tokenizer": tokenizer})
+    assert back.column_names == ["prompt"] and back["prompt"][0] == "the film was"
 
 
 def test_all_that_is_gone_is_named_at_once_and_what_is_misspelt_too(tmp_path):

@@ -1,5 +1,7 @@
 """The model cards that trainers write name a model that there is, or none."""
 
+import re
+
 import pytest
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
@@ -46,6 +48,17 @@ def test_a_model_that_was_built_has_no_name_in_its_card(made, tmp_path):
     card = card_of(tmp_path)
     assert NAMELESS in card and "None" not in card
     assert 'model="path/to/this/model"' in card
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m['content'] }} {% endfor %}"])
+def test_the_quick_start_asks_a_chat_question_only_where_there_is_a_chat_template(template, tmp_path):
+    trainer = sft(tiny_causal_lm("llama"), str(tmp_path / "run"))
+    trainer.processing_class.chat_template = template
+    trainer.save_model(str(tmp_path / "model"))
+    trainer.create_model_card(model_name="small")
+    (code,) = re.findall(r"```python\n(.*?)```", card_of(tmp_path / "run"), re.DOTALL)
+    assert ("question" in code) is (template is not None)
+    exec(code.replace("path/to/this/model", str(tmp_path / "model")), {})
 
 
 def test_a_local_model_is_named_by_its_folder_and_a_runs_by_the_run(tmp_path):

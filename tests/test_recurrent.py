@@ -127,7 +127,7 @@ def test_carrying_the_state_writes_what_reading_all_again_writes(kind, beams):
 def test_only_the_newest_token_is_read(kind):
     model = made(kind)
     ids, mask = padded()
-    network = model.decoder if kind == "gru" else model.lstm
+    network = model.decoder if kind == "gru" else model.model.lstm
     read = []
     network.register_forward_pre_hook(
         lambda module, args: read.append(args[0].shape[1] if torch.is_tensor(args[0]) else "prompt")

@@ -147,6 +147,8 @@ def test_the_picture_lies_beside_the_weights_and_is_drawn_again_from_results(run
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", picture[16:24])
     assert width > 600 and height > 600
+    card = (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert reliability_section(read_run(run)).strip() in card and "![Reliability diagram](reliability.png)" in card
     again = write_diagram(json.loads((run / "results.json").read_text())["reliability"], tmp_path)
     assert again.read_bytes() == picture
 

@@ -126,3 +126,38 @@ def test_a_published_run_keeps_its_figures_and_loses_its_paths(tmp_path):
     assert json.loads((target / "environment.json").read_text()) == {"seed": 7, "python": "python", "torch": "2.13.0"}
     assert (target / "recipe.yaml").read_text() == "model: tiny-lm\ntrainer: ppo\n"
     assert json.loads((target / "metrics.jsonl").read_text()) == {"step": 5, "eval_reward": 0.6}
+
+
+def test_judged_systems_their_differences_and_replies(tmp_path):
+    environment = {
+        "command": ["alignkit", "evaluate", "/srv/me/runs/a"],
+        "accelerators": [], "processor": "Some CPU", "threads": 1,
+        "packages": {}, "data": {"train": {"rows": 9}, "validation": {"rows": 4}}, "seed": 2,
+    }  # fmt: skip
+    study = tmp_path / "results" / "look_ahead"
+    for system, score in (("mle", 0.4), ("rl", 0.6)):
+        file = tmp_path / f"{system}.json"
+        rows = [{"prompt": "a", "completion": "secret"}]
+        file.write_text(
+            json.dumps({"figures": {"judge": score}, "rows": rows, "recipe": {}, "environment": environment})
+        )
+        add_result.publish(file, "look_ahead", system, tmp_path / "results")
+    published = (study / "rl" / "seed-2" / "judged.json").read_text()
+    assert "secret" not in published and "/srv" not in published
+    (study / "study.yaml").write_text(
+        "{title: T, text: t, columns: {judge: the judge}, order: [mle, rl], differences: {judge: judge}}"
+    )
+    standing = {"mean": 0.6, "difference": 0.2, "interval": [0.1, 0.3]}
+    comparison = {
+        "systems": ["mle", "rl"], "prompts": 7, "verdicts": ["rl: fine"],
+        "figures": {"judge": {"mle": {"mean": 0.4, "interval": None}, "rl": standing}},
+    }  # fmt: skip
+    (study / "comparison.json").write_text(json.dumps(comparison))
+    (study / "replies.json").write_text(
+        json.dumps([{"prompt": ["hi", "a|b"], "replies": {"mle": "yes *", "rl": "no"}}])
+    )
+    assert make_results.main([], tmp_path) == 0
+    text = (tmp_path / "results.md").read_text()
+    assert "| mle | 1 | 0.400 |\n| rl | 1 | 0.600 |" in text and "| before |" not in text
+    assert "same 7 prompts" in text and "| rl | +0.200 (+0.100 to +0.300) |" in text and "rl: fine" in text
+    assert "| | hi<br>a\\|b |" in text and "| mle | yes \\* |" in text

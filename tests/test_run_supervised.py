@@ -129,3 +129,21 @@ def test_a_launch_file_that_shards_is_refused_where_accelerate_would_not(
         check_processes()
     monkeypatch.setitem(state._shared_state, "distributed_type", DistributedType.MULTI_GPU)
     assert check_processes() == processes, "where it shards, it may"
+
+
+def test_an_lstm_learns_text_by_sft(tmp_path):
+    """TRL's loss reads the backbone's states and the head by themselves."""
+    texts = [{"text": f"the film was {word} and {other}"} for word in "abcdefgh" for other in "ijklmnop"]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    recipe = tmp_path / "lstm.yaml"
+    recipe.write_text(f"""
+trainer: sft
+model: {{scratch: {{architecture: lstm, hidden_size: 32, vocab_size: 300, context: 32}}}}
+data: {{use: files, path: "{tmp_path}/texts.jsonl", validation_size: 4}}
+training: {{num_train_epochs: 4, per_device_train_batch_size: 4, learning_rate: 1.0e-2, output_dir: "{tmp_path}/run"}}
+evaluation: {{given_words: 2, prompts: 2, max_new_tokens: 4}}
+""")
+    results = json.loads((run_recipe(load_recipe(recipe)) / "results.json").read_text())
+    assert results["after"]["loss"] < results["before"]["loss"] - 2
+    with pytest.raises(DataError, match="none of the 2 held-out texts has more than 9 words"):
+        run_recipe(load_recipe(recipe, ["evaluation.given_words=9", f"training.output_dir={tmp_path}/other"]))

@@ -71,11 +71,18 @@ def sampling_matches_scoring(history: History, limits: Limits) -> Finding | None
         )
     worst = history.newest("sampling/logp_difference_max") or history.newest("sampling/sampling_logp_difference/max")
     extreme = f" (at worst {worst[0]:.2g})" if worst else ""
+    causes = "Usual causes:"
+    if limits.eight_bits:
+        causes = (
+            "The base is quantised to 8 bits, the likely cause where this is below 0.1: a token is computed otherwise "
+            "beside others than alone. See whether llm_int8_threshold: 0.0 in its quantization, or 4 bits, mends it. "
+            "Other causes:"
+        )
     return Finding(
         "sampling",
         "warn",
         f"Tokens are scored {gap:.2g} nats away{extreme} from how likely they were when sampled, so the policy ratio "
-        "is wrong from the start. Usual causes: no position ids under left padding, dropout, sampling filters such as "
+        f"is wrong from the start. {causes} no position ids under left padding, dropout, sampling filters such as "
         "top_k, or another engine or precision for sampling.",
         step,
     )

@@ -192,6 +192,12 @@ def is_quantised(model: Any) -> bool:
     return bool(getattr(base, "is_quantized", False))
 
 
+def computes_in_eight_bits(model: Any) -> bool:
+    """Whether the base's products are of 8-bit numbers: its activations are then rounded too, not its weights alone."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return bool(getattr(base, "is_loaded_in_8bit", False))
+
+
 # ---- what cannot work ---------------------------------------------------------------------------------------------
 
 

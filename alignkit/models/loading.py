@@ -36,6 +36,7 @@ from alignkit.models.adapters import (
     saved_shapes,
 )
 from alignkit.models.locating import explained, resolve_model
+from alignkit.models.precision import named_dtype
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 # What gives a sequence classifier's scores; its first dimension counts the classes.
@@ -110,7 +111,7 @@ def load_causal_or_seq2seq(
     kwargs.update(trust_remote_code=trust_remote_code)
     if holds_adapter(folder):
         return _with_adapter(name, folder, {**kwargs, "dtype": dtype}, before_adapter)
-    kwargs["dtype"] = "float32" if dtype is None else dtype
+    kwargs["dtype"] = _precision(dtype)
     if kwargs.get("quantization_config") is not None:
         require_bitsandbytes("a quantised model")
     config = _checked_config(name, folder, trust_remote_code, kwargs.get("revision"))
@@ -167,7 +168,7 @@ def load_classifier(
         raise ModelError("num_labels and id2label describe a new head; add new_head=True, or leave them out")
     labels = head_labels(id2label, num_labels) if new_head else {}
     folder = resolve_model(name)
-    kwargs.update(trust_remote_code=trust_remote_code, dtype=dtype)
+    kwargs.update(trust_remote_code=trust_remote_code, dtype=_precision(dtype))
     if holds_adapter(folder):
         if new_head:
             raise ModelError(
@@ -290,6 +291,11 @@ def base_options(settings: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, 
     """How to load the base of an adapter: a revision that was asked for is one of the adapter, not of its base."""
     pinned = {"revision": settings["revision"]} if settings.get("revision") else {}
     return {**{key: value for key, value in kwargs.items() if key != "revision"}, **pinned}
+
+
+def _precision(dtype: str | torch.dtype | None) -> str | torch.dtype:
+    """As `from_pretrained` takes it; float32 for None."""
+    return dtype if dtype == "auto" else named_dtype("float32" if dtype is None else dtype)
 
 
 def _is_encoder(config: PretrainedConfig) -> bool:

@@ -21,9 +21,8 @@ from alignkit.models.loading import (
     load_tokenizer,
 )
 from alignkit.models.locating import resolve_model
+from alignkit.models.precision import named_dtype
 from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME, attach_value_head, save_value_head, split_head
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def merge_adapter(
     Args:
         model: the folder of an adapter, of a language model or a sequence classifier, or that of a run.
         output: folder to write; it must not exist, or be empty.
-        dtype: of the saved weights; those of the base when None.
+        dtype: of the saved weights, such as `bfloat16` or `bf16`; that of the base when None.
         value_head: write the critic, if the adapter has one, beside the model (`value_head.safetensors`), for PPO to
             go on with.
         trust_remote_code: run Python code that the base brings along.
@@ -76,8 +75,7 @@ def merge_adapter(
         ModelError: there is no adapter, its base is not there or is stored quantised, or `output` holds something.
     """
     target = Path(output)
-    if dtype is not None and dtype not in _DTYPES:
-        raise ModelError(f"dtype is one of {', '.join(_DTYPES)}, got {dtype!r}")
+    asked = None if dtype is None else named_dtype(dtype)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{str(target)!r} exists and is not an empty folder; nothing is written over: give another")
     name = os.fspath(model)
@@ -104,7 +102,7 @@ def merge_adapter(
     tokenizer, trained, quantised = _as_trained(name, folder, classifies, trust_remote_code)
     whole = _whole(name, folder, base, classifies, source, saved if value_head else {}, trust_remote_code)
     merged = _fold(whole)
-    kind = _DTYPES[dtype] if dtype else _dtype_of(config)
+    kind = asked or _dtype_of(config)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         unfinished = Path(scratch) / "model"
@@ -174,7 +172,7 @@ def _plain(module: Any) -> Any:
 
 def _dtype_of(config: Any) -> torch.dtype:
     kept = getattr(config, "dtype", None)
-    return kept if isinstance(kept, torch.dtype) else _DTYPES.get(str(kept), torch.float32)
+    return torch.float32 if kept is None else named_dtype(kept)
 
 
 @torch.no_grad()

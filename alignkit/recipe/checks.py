@@ -27,6 +27,8 @@ MODEL_KEYS = {
 }
 # Settings of the trainer `sft`, whose evaluation completes the beginnings of held-out texts, with their defaults.
 COMPLETION_DEFAULTS = {"prompts": 64, "max_new_tokens": 48, "given_words": 6}
+# Settings of `evaluation` that belong to the model and the trainer of a run, not to how it is judged.
+OWN_COMPLETION_KEYS = ("max_new_tokens", "given_words", "batch_size", "health")
 EVALUATION_KEYS = {
     "metrics": object,
     "prompts": int,

@@ -1,7 +1,7 @@
 """From a recipe to a finished run: evaluate, train, evaluate again, and leave a folder that tells it all.
 
 The order is that of the errors' cost: the recipe, the rewards, the data and their columns are checked before a model
-is loaded, and nothing is written before everything is built.
+is loaded, and nothing but the folder's lock is written before everything is built.
 """
 
 from pathlib import Path
@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from accelerate import PartialState
 from transformers import set_seed
 
-from alignkit.models.locating import RUN_MODEL
 from alignkit.recipe import Recipe, RecipeError
 from alignkit.recipe.checks import trusting
 from alignkit.run.environment import check_processes, quiet_hosts
 from alignkit.run.folder import RunFolder
 from alignkit.run.ingredients import Ingredients, gather, try_rewards
 from alignkit.run.models import check_starting_models
+from alignkit.run_lock import only_run_in
 
 __all__ = ["Job", "build_job", "run_recipe"]
 
@@ -57,8 +57,8 @@ def run_recipe(
         the run's folder.
 
     Raises:
-        AlignkitError: whatever is wrong with recipe, rewards, data or model, before training; in training, what cannot
-            be written.
+        AlignkitError: whatever is wrong with recipe, rewards, data or model, or another run is at work in the folder,
+            before training; in training, what cannot be written.
         KeyboardInterrupt: stopped by Ctrl-C, after a checkpoint if training had begun.
         SystemExit: stopped by SIGTERM, after a checkpoint, with exit code 143.
     """
@@ -73,6 +73,11 @@ def run_recipe(
         check(recipe, config, allow_code)
         return recipe.output_dir
 
+    with only_run_in(recipe.output_dir, "training.output_dir"):
+        return _train(recipe, config, allow_code=allow_code, resume=resume, overwrite=overwrite)
+
+
+def _train(recipe: Recipe, config: Any, *, allow_code: bool, resume: bool, overwrite: bool) -> Path:
     from alignkit.progress import attach
     from alignkit.run.stopping import end_stopped, say_how_to_continue, telling_of_a_full_disk
 
@@ -93,22 +98,22 @@ def run_recipe(
         folder.begin()
         folder.write_recipe(recipe, found.rewards)
         folder.write_environment(recipe, found.rewards, found.data, job.trainer.model)
-        stopped_by = carry_out(job, folder)
+        stopped_by = carry_out(recipe, job, folder)
     PartialState().wait_for_everyone()
     if stopped_by is not None:
         end_stopped(stopped_by, folder)
     return folder.path
 
 
-def carry_out(job: Job, folder: RunFolder) -> int | None:
-    """Evaluates, trains, evaluates again, and leaves model, results and report in the folder.
+def carry_out(recipe: Recipe, job: Job, folder: RunFolder) -> int | None:
+    """Evaluates, trains, evaluates again, and leaves model, results, report and model card in the folder.
 
     Returns:
         the signal that stopped training after a checkpoint; nothing more is done then.
     """
     from alignkit.evaluation import write_results
     from alignkit.report import write_report
-    from alignkit.report.reliability import write_diagram
+    from alignkit.run.card import write_card
     from alignkit.run.ending import print_ending
     from alignkit.trainers.interruption import StopOnSignal
 
@@ -130,8 +135,8 @@ def carry_out(job: Job, folder: RunFolder) -> int | None:
             more["reliability"] = job.reliability
         write_results(folder.path, before, after, before_rows=rows_before, after_rows=rows_after, **more)
         report = write_report(folder.path)
-        if hasattr(job, "reliability"):
-            write_diagram(job.reliability, folder.path / RUN_MODEL)
+        model = job.trainer.accelerator.unwrap_model(job.trainer.model)
+        write_card(folder.path, recipe, model, job.trainer.processing_class)
         print_ending(before, after, rows_before, rows_after, folder.path, report)
     return None
 

@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from alignkit.comparison import Comparison, Row, compare_rows
+from alignkit.comparison import Comparison, Row, compare_rows, mean_of_seeds
 from alignkit.errors import DataError
 from alignkit.evaluation import finite
 from alignkit.json_lines import read_json_lines
@@ -21,58 +21,83 @@ from alignkit.whole_files import write_text
 def compare_runs(
     runs: Sequence[str | Path], metrics: Sequence[str] = (), output: str | Path | None = None
 ) -> Comparison:
-    """Prints what held-out completions after training say of each run, and how it differs from the first.
+    """Prints what held-out completions after training say of each system, and how it differs from the first.
 
     Args:
-        runs: folders of finished runs.
+        runs: folders of finished runs, or files that `alignkit evaluate --output` wrote. `NAME=RUN,RUN,RUN` is one
+            system of several seeds, each of whose figures is the mean over them.
         metrics: figures to compare; all when empty.
         output: JSON file for all of it.
 
     Raises:
-        DataError: a folder without completions after training, or no prompt that all have.
+        DataError: a folder or file without completions after training, or no prompt that all have.
         ConfigError: fewer than two runs, or a figure that none of them has.
     """
-    names = _names([Path(run) for run in runs])
-    rows = {name: _rows_after(Path(run)) for name, run in zip(names, runs, strict=True)}
+    systems = _systems([str(run) for run in runs])
+    rows = {name: mean_of_seeds([_rows_after(run) for run in seeds]) for name, seeds in systems.items()}
     found = compare_rows(rows, metrics)
     console = Console()
     console.print(_table(found))
     for name, own in rows.items():
         if len(own) > found.prompts:
             console.print(f"{name}: {len(own) - found.prompts} of {len(own)} prompts are not shared by all, left out")
-    remarks = _differing({name: _recipe(Path(run)) for name, run in zip(names, runs, strict=True)})
+    remarks = _differing(
+        {name if len(seeds) == 1 else str(run): _recipe(run) for name, seeds in systems.items() for run in seeds}
+    )
     for line in [*remarks, *found.verdicts]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if output is not None:
-        folders = {name: str(run) for name, run in zip(names, runs, strict=True)}
+        folders = {name: [str(run) for run in seeds] for name, seeds in systems.items()}
         content = finite({"folders": folders, **found.to_dict(), "remarks": remarks})
         write_text(output, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         print(f"written to {output}")
     return found
 
 
-def _names(runs: list[Path]) -> list[str]:
-    """The folders' last parts where these tell the runs apart, else the paths as given."""
-    short = [run.resolve().name for run in runs]
-    names = short if len(set(short)) == len(short) else [str(run) for run in runs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{twice} was given twice; give the folders of different runs")
-    return names
+def _systems(given: list[str]) -> dict[str, list[Path]]:
+    """Name -> its runs. A run without a name has its last part where these tell all apart, else the path as given."""
+    named = [one.partition("=") if "=" in one and not Path(one).exists() else ("", "", one) for one in given]
+    runs = [[Path(run) for run in paths.split(",")] if name else [Path(paths)] for name, _, paths in named]
+    short = [
+        name or (own[0].resolve().stem if own[0].is_file() else own[0].resolve().name)
+        for (name, *_), own in zip(named, runs, strict=True)
+    ]
+    names = short if len(set(short)) == len(short) else [name or paths for name, _, paths in named]
+    for kind, all_given in (("", names), ("a run of one of the systems: ", [str(run) for own in runs for run in own])):
+        twice = next((one for one in all_given if all_given.count(one) > 1), None)
+        if twice is not None:
+            raise DataError(f"{kind}{twice} was given twice; give different runs, with names (NAME=RUN) if need be")
+    return dict(zip(names, runs, strict=True))
+
+
+def _judged(file: Path) -> dict[str, Any]:
+    """What `alignkit evaluate --output` wrote."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{file} is not what `alignkit evaluate --output` writes: {error}") from error
+    if not isinstance(content, dict) or not content.get("rows"):
+        raise DataError(f"{file} has no `rows`; give a file that `alignkit evaluate --output` wrote")
+    return content
 
 
 def _rows_after(run: Path) -> list[Row]:
+    if run.is_file():
+        return list(_judged(run)["rows"])
     file = run / "samples.jsonl"
     rows = [row for row in read_json_lines(file) if row.get("phase") == "after"] if file.is_file() else []
     if not rows:
         raise DataError(
             f"{run} has no completions after training (samples.jsonl, phase after); give the folder of a finished run "
-            "(its training.output_dir) of a trainer that completes held-out prompts"
+            "(its training.output_dir) of a trainer that completes held-out prompts, or a file that "
+            "`alignkit evaluate --output` wrote"
         )
     return rows
 
 
 def _recipe(run: Path) -> dict[str, Any]:
+    if run.is_file():
+        return _judged(run).get("recipe") or {}
     file = run / RUN_RECIPE
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
 

@@ -8,17 +8,27 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import is_offline_mode
 from transformers import AutoConfig
 
 from alignkit.data import DATASETS, known_columns
-from alignkit.errors import DataError, ModelError
+from alignkit.errors import ConfigError, DataError, ModelError
+from alignkit.models.adapters import check_adapter
 from alignkit.models.loading import has_weights, load_tokenizer
 from alignkit.models.locating import RUN_MODEL, resolve_model
 from alignkit.recipe import Recipe
 from alignkit.reward import check_columns, required_columns, unique_names
 from alignkit.run.ingredients import Ingredients, build_metrics, build_reward, gather, try_rewards
-from alignkit.run.models import SOURCE_OPTIONS, loading_options, named_models, reference_options
+from alignkit.run.memory import held, shapes
+from alignkit.run.models import (
+    SOURCE_OPTIONS,
+    adapter_config,
+    loading_options,
+    named_models,
+    quantization_config,
+    reference_options,
+)
 from alignkit.whole_files import check_writable
 
 _FEW = 64  # rows of a data set that a model makes
@@ -29,10 +39,12 @@ class DryRun:
 
     Args:
         recipe: to check.
+        config: its trainer's config.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, config: Any):
         self.recipe = recipe
+        self.config = config
         self.unchecked: list[str] = []
 
     def passed(self, what: str) -> None:
@@ -103,7 +115,34 @@ class DryRun:
         config = AutoConfig.from_pretrained(folder, **source)
         tokenizer = load_tokenizer(folder, **source)
         self.passed(f"{where}: {name}, type {config.model_type}, tokenizer of {len(tokenizer)}")
+        if where == "model" and self.recipe.kind.family != "classifier":
+            self.memory(config)
         return True
+
+    def memory(self, model_config: Any) -> None:
+        """What training will hold, from the shapes of the model's weights."""
+        recipe, config = self.recipe, self.config
+        options = {**loading_options(recipe), **(getattr(config, "model_init_kwargs", None) or {})}
+        dtype = options.get("dtype") or "float32"
+        known = (
+            model_config.dtype or torch.float32 if dtype == "auto" else getattr(torch, str(dtype).split(".")[-1], None)
+        )
+        if not isinstance(known, torch.dtype):
+            raise ConfigError(f"model.dtype: {dtype!r} is no precision; expected float32, bfloat16, float16 or auto")
+        model = shapes(model_config, known, trust_remote_code=bool(options.get("trust_remote_code")))
+        adapter = adapter_config(recipe)
+        check_adapter(model, adapter)
+        learned = getattr(config, "baseline", None) == "learned"
+        found = held(
+            model,
+            optim=str(getattr(config.optim, "value", config.optim)),
+            adapter=adapter,
+            quantization=quantization_config(recipe),
+            values=recipe.trainer == "ppo" or learned,
+            separate_critic=getattr(config, "separate_critic", False),
+            reference=recipe.kind.family == "on_policy",
+        )
+        self.passed(f"memory: {found.sentence()}")
 
 
 def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
@@ -121,7 +160,7 @@ def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
         AlignkitError: the first thing that would stop the run.
     """
     print(f"{recipe.source}: dry run of trainer {recipe.trainer}")
-    check = DryRun(recipe)
+    check = DryRun(recipe, config)
     check_writable(recipe.output_dir, "training.output_dir")
     check.passed(f"recipe: {type(config).__name__} takes all settings; the run would go to {recipe.output_dir}")
     found = check.data(allow_code)

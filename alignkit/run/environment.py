@@ -50,16 +50,18 @@ def quiet_hosts() -> None:
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("torch.distributed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    # TRL reads it at every rollout; transformers has renamed it and still answers
+    warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def check_processes() -> int:
     """How many processes train together, once it is certain that they are as many, and as sharded, as was asked for.
 
-    A launcher that starts fewer than it was asked for would silently train with a smaller batch: `accelerate launch
-    --cpu --num_processes 2` does so. It starts one process, tells it where to meet the others (MASTER_PORT), which it
-    does only when it was asked for several, and tells it nothing of their number (WORLD_SIZE). And without an
-    accelerator it passes over FSDP and DeepSpeed: each process would hold everything.
+    A launcher that starts fewer than it was asked for would silently train with a smaller batch. `accelerate launch
+    --num_processes 2` does so with `--cpu`, and without a GPU unless `--multi_gpu` or a launch file of type MULTI_GPU,
+    FSDP or DEEPSPEED makes it start them as torchrun does. It starts one process, tells it where to meet the others
+    (MASTER_PORT), which it does only when it was asked for several, and tells it nothing of their number (WORLD_SIZE).
+    And without an accelerator it passes over FSDP and DeepSpeed: each process would hold everything.
 
     Raises:
         ConfigError: ALIGNKIT_NUM_PROCESSES or the launcher's WORLD_SIZE names another number, accelerate was asked
@@ -79,15 +81,18 @@ def check_processes() -> int:
         if int(asked) != actual:
             raise ConfigError(
                 f"{name} asks for {asked} processes, but {actual} {'is' if actual == 1 else 'are'} running; start them "
-                f"with torchrun --nproc_per_node {asked} -m alignkit train ... (on a CPU with training.use_cpu=true)"
+                f"with torchrun --nproc_per_node {asked} -m alignkit train ..., or accelerate launch with "
+                "recipes/accelerate/ddp.yaml and without --cpu (training.use_cpu=true is for CPUs where there are GPUs)"
             )
     alone = actual == 1 and not any(os.environ.get(name) for name in ("WORLD_SIZE", "ALIGNKIT_NUM_PROCESSES"))
     # ACCELERATE_USE_CPU is set by that launcher of accelerate's alone, the one that starts a single process
     if alone and "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:
         raise ConfigError(
-            "accelerate launch was asked for several processes, but started one, as it does on a CPU; start them with "
-            "torchrun --nproc_per_node N -m alignkit train ... (on a CPU with training.use_cpu=true). If one is what "
-            "you want, set ALIGNKIT_NUM_PROCESSES=1"
+            "accelerate launch was asked for several processes, but started one, as it does with --cpu, and without a "
+            "GPU unless a launch file of distributed_type MULTI_GPU (recipes/accelerate/ddp.yaml) or --multi_gpu says "
+            "otherwise. Launch with that file and without --cpu, or with torchrun --nproc_per_node N -m alignkit train "
+            "... (training.use_cpu=true is for CPUs where there are GPUs). If one is what you want, set "
+            "ALIGNKIT_NUM_PROCESSES=1"
         )
     for name, sharding in _SHARDING.items():
         asked = os.environ.get(name, "")

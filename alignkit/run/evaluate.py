@@ -14,9 +14,10 @@ from alignkit.models.adapters import holds_adapter
 from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
 from alignkit.progress import ProgressCallback, attach
 from alignkit.recipe import Recipe, load_recipe
+from alignkit.recipe.checks import OWN_COMPLETION_KEYS
 from alignkit.run import build_job
 from alignkit.run.ending import figure
-from alignkit.run.environment import check_processes, quiet_hosts
+from alignkit.run.environment import check_processes, command_line, describe_environment, quiet_hosts
 from alignkit.run.ingredients import gather
 from alignkit.run.models import loading_options
 from alignkit.whole_files import write_text
@@ -27,6 +28,7 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     *,
     model: str | None = None,
+    evaluation: str | Path | None = None,
     output: str | Path | None = None,
     allow_code: bool = True,
 ) -> dict[str, float]:
@@ -39,7 +41,9 @@ def evaluate_run(
         run: a run's folder (its own model is judged) or a recipe (the model that it starts from is judged).
         overrides: for the recipe.
         model: judge this model, or that of this run, instead.
-        output: JSON file for `figures` and `rows`.
+        evaluation: judge by the `evaluation` of this run or recipe, so that systems with recipes of their own are
+            measured alike; the length of completions and the batch stay those of `run`.
+        output: JSON file for `figures`, `rows`, `recipe` and `environment`; `compare_runs` reads it.
         allow_code: False refuses what runs code, as `load_recipe` does.
 
     Returns:
@@ -50,7 +54,7 @@ def evaluate_run(
     """
     quiet_hosts()
     check_processes()
-    recipe, own = _recipe_of(Path(run), overrides, allow_code)
+    recipe, own = _recipe_of(Path(run), overrides, allow_code, evaluation)
     judged = _with_model(recipe, model or own)
     found = gather(judged, allow_code)
     job = build_job(judged, judged.config(), found, [ProgressCallback()])
@@ -68,21 +72,47 @@ def evaluate_run(
         table.add_row(key, figure(value))
     Console().print(table)
     if output is not None:
-        content = finite({"figures": figures, "rows": [{k: v for k, v in r.items() if k != "columns"} for r in rows]})
-        write_text(output, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+        content = {
+            "figures": figures,
+            "rows": [{k: v for k, v in r.items() if k != "columns"} for r in rows],
+            "recipe": judged.to_dict(),
+            "environment": {
+                **describe_environment(),
+                "seed": judged.training["seed"],
+                "command": command_line(),
+                "data": {split: {"rows": len(part)} for split, part in found.data.items()},
+            },
+        }
+        write_text(output, json.dumps(finite(content), indent=2, ensure_ascii=False, default=str) + "\n")
         print(f"written to {output}")
     return figures
 
 
-def _recipe_of(run: Path, overrides: Sequence[str], allow_code: bool) -> tuple[Recipe, str | None]:
+def _recipe_of(
+    run: Path, overrides: Sequence[str], allow_code: bool, evaluation: str | Path | None
+) -> tuple[Recipe, str | None]:
     """The recipe, and the model of the run's folder if it is one."""
+    judging = []
+    if evaluation is not None:
+        own = load_recipe(_recipe_file(run), allow_code=allow_code).evaluation
+        other = load_recipe(_recipe_file(Path(evaluation)), allow_code=allow_code).evaluation
+        # what a run completes, and how far, stays its own: not every trainer has these settings
+        kept = {key: own[key] for key in OWN_COMPLETION_KEYS if key in own}
+        taken = {key: value for key, value in other.items() if key not in OWN_COMPLETION_KEYS}
+        # before the overrides, which so may still change it
+        judging = [f"evaluation={json.dumps({**taken, **kept})}"]
+    found = load_recipe(_recipe_file(run), [*judging, *overrides], allow_code=allow_code)
+    return found, str(run) if run.is_dir() else None
+
+
+def _recipe_file(run: Path) -> Path:
     if not run.is_dir():
-        return load_recipe(run, overrides, allow_code=allow_code), None
+        return run
     if not is_run(run):
         raise AlignkitError(
             f"{run} is no run's folder: it has no recipe.yaml. Give the folder of a run, or a recipe with --model"
         )
-    return load_recipe(run / RUN_RECIPE, overrides, allow_code=allow_code), str(run)
+    return run / RUN_RECIPE
 
 
 def _with_model(recipe: Recipe, model: str | None) -> Recipe:

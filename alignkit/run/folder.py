@@ -1,6 +1,6 @@
 """The folder of a run: what is in it, who writes it, and how an earlier run is continued or replaced.
 
-model/              the trained model and its tokenizer
+model/              the trained model, its tokenizer and its card (README.md)
 recipe.yaml         the recipe as resolved, a recipe itself; its header names reward versions
 metrics.jsonl       one object a logged step
 samples.jsonl       completions, before, during and after training
@@ -11,6 +11,7 @@ report.html         all of it for people
 health_dump.json    the last figures of a run that a monitor stopped
 checkpoint-*/       as the trainer's config asks
 alignkit_unfinished/ what is being saved just now, or was when the run was killed
+_run.lock           the process that is at work here; a run that was killed leaves it, and it locks nothing then
 """
 
 import itertools

@@ -117,4 +117,10 @@ def held_out_prompts(part: Dataset, given_words: int) -> list[dict[str, Any]]:
         rows = [row["messages"] for row in part]
         return [{"prompt": m[:-1], "reference": m[-1:]} for m in rows if len(m) > 1 and m[-1]["role"] == "assistant"]
     cut = [(text.split(" ")[:given_words], text.split(" ")[given_words:]) for text in part["text"]]
-    return [{"prompt": " ".join(given), "reference": " " + " ".join(rest)} for given, rest in cut if rest]
+    rows = [{"prompt": " ".join(given), "reference": " " + " ".join(rest)} for given, rest in cut if rest]
+    if not rows:
+        raise DataError(
+            f"none of the {len(cut)} held-out texts has more than {given_words} words, of which the model is given the "
+            "first ones to complete; set evaluation.given_words to fewer"
+        )
+    return rows

@@ -15,6 +15,7 @@ from alignkit.diagnostics import CHECKS, Finding, Limits, Watch, is_vital
 from alignkit.errors import ConfigError, HealthError
 from alignkit.evaluation import finite
 from alignkit.metrics.diversity import distinct
+from alignkit.models.adapters import computes_in_eight_bits
 from alignkit.report import write_report
 from alignkit.text import completion_text
 from alignkit.whole_files import write_text
@@ -38,7 +39,7 @@ class HealthCallback(TrainerCallback):
     Args:
         folder: where health.json goes (the run's folder); the trainer's output_dir by default.
         actions: check -> action, for those that differ from the default (`finite`: rollback, all others: warn).
-        limits: thresholds; wider ones are taken by themselves in 16-bit training.
+        limits: thresholds; wider ones are taken by themselves in 16-bit training and on a base in 8 bits.
         max_rollbacks: how often to go back before giving up.
         max_skipped: steps in a row with a gradient that is not finite before the check `finite` acts.
 
@@ -89,7 +90,10 @@ class HealthCallback(TrainerCallback):
     ) -> None:
         self.folder = self.folder or Path(args.output_dir)
         dtype = getattr(model, "dtype", torch.float32)
-        if self.limits is None and (args.bf16 or args.fp16 or dtype in (torch.bfloat16, torch.float16)):
+        if computes_in_eight_bits(model):
+            own = self.limits and replace(self.limits, eight_bits=True)
+            self.watch.limits = own or Limits().for_eight_bits()
+        elif self.limits is None and (args.bf16 or args.fp16 or dtype in (torch.bfloat16, torch.float16)):
             self.watch.limits = Limits().for_half_precision()
         resumed = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.global_step and self._healthy is None and resumed.is_dir():

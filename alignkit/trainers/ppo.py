@@ -1,23 +1,20 @@
 """PPO with any reward callable: what TRL had until 1.12, on the trainer that TRL has today."""
 
-import inspect
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignkit.advantages import gae, moments, returns_to_go, whiten
-from alignkit.errors import ConfigError
 from alignkit.losses import clipped_policy_loss, clipped_value_loss, probability_ratio
 from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
-from alignkit.settings import argument_problems
 from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.pieces import in_pieces
 from alignkit.trainers.ppo_config import PPOConfig
 from alignkit.trainers.ptx import PtxText
 from alignkit.trainers.rollout import Batch, Rollout
-from alignkit.trainers.trl_ppo import ARGUMENTS, advice
+from alignkit.trainers.trl_ppo import check_arguments
 
 
 class PPOTrainer(CriticMixin, OnPolicyTrainer):
@@ -45,12 +42,7 @@ class PPOTrainer(CriticMixin, OnPolicyTrainer):
         ptx_dataset: Any = None,
         **named: Any,
     ):
-        taken = inspect.signature(OnPolicyTrainer.__init__).parameters
-        problems = argument_problems(
-            "PPOTrainer", named, taken, demand=False, also=["ptx_dataset"], moved=advice(ARGUMENTS)
-        )
-        if problems:
-            raise ConfigError("; ".join(problems))
+        check_arguments(type(self), OnPolicyTrainer, (model, reward_funcs, args, *rest), named, "ptx_dataset")
         super().__init__(model, reward_funcs, args, *rest, **named)
         self.ptx = PtxText.from_settings(ptx_dataset, self.args, self.processing_class, self.accelerator)
         if self.args.value_warmup_steps:

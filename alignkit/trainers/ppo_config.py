@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from alignkit.trainers.on_policy_config import OnPolicyConfig, Range
-from alignkit.trainers.trl_ppo import SETTINGS, advice
+from alignkit.trainers.trl_ppo import OLDER_SETTINGS, SETTINGS, advice
 
 
 @dataclass
@@ -35,7 +35,7 @@ class PPOConfig(OnPolicyConfig):
     ptx_column: str = field(default="text", metadata={"help": "Column of ptx_dataset with the text."})
     ptx_max_length: int = field(default=64, metadata={"help": "Tokens of a ptx text that are used."})
 
-    moved = advice(SETTINGS)
+    moved = advice({**SETTINGS, **OLDER_SETTINGS})
     _ranges = {  # noqa: RUF012  (a table for all, no setting)
         **OnPolicyConfig._ranges,
         "cliprange": Range(above=True, advice="0.2 is usual"),

@@ -111,6 +111,13 @@ def _check_data(role: str, data: Any, rewards: list[Any], args: OnPolicyConfig) 
         return
     if hasattr(data, "__len__") and len(data) == 0:
         raise DataError(f"{role} is empty; expected rows with a column 'prompt'")
+    if "prompt" not in columns and "input_ids" in columns:
+        raise DataError(
+            f"{role} has input_ids and no column 'prompt': its prompts are tokenised already. Here they stay text or "
+            "messages and are tokenised as they are sampled: leave the tokenising out and call the text 'prompt', or "
+            "turn the ids back into it: dataset.map(lambda row: {'prompt': tokenizer.decode(row['input_ids'], "
+            "skip_special_tokens=True)}, remove_columns=dataset.column_names)"
+        )
     if "prompt" not in columns:
         raise DataError(f"{role} has no column 'prompt'; it has: {', '.join(columns)}. Rename or map one to 'prompt'")
     check_columns(rewards, columns)

@@ -1,10 +1,16 @@
-"""What TRL 1.12's `PPOConfig` and `PPOTrainer` had and ours have not, and where each of them went.
+"""What TRL's `PPOConfig` and `PPOTrainer` had and ours have not, and where each of them went.
 
 `docs/migrate-from-trl-ppo.md` says the same in its tables; a test holds the two together.
 """
 
+import inspect
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from alignkit.errors import ConfigError
+from alignkit.settings import argument_problems
 
 _PAGE = "docs/migrate-from-trl-ppo.md"
 
@@ -64,6 +70,52 @@ ARGUMENTS = {
     "value_model": Moved((), "gone: a head on the policy, or a trunk of its own with separate_critic=True"),
     "data_collator": Moved((), "gone: prompts are tokenised and padded as they are sampled"),
 }
+
+# Names that TRL had before 1.12 and that are still met in scripts.
+OLDER_SETTINGS = {
+    "ppo_epochs": Moved(("num_iterations",), "same default, 4"),
+    "exp_name": Moved(("run_name", "output_dir"), "run_name is what trackers show, output_dir where the run goes"),
+    "steps": Moved(("max_steps",), f"optimiser steps instead of completions, {_BATCHES}"),
+    "init_kl_coef": Moved(("kl_coef",), "0.05 instead of 0.2"),
+    "adap_kl_ctrl": Moved(("kl_target",), "a number adapts kl_coef, None keeps it fixed"),
+    "target": Moved(("kl_target",), "None instead of 6"),
+    "horizon": Moved(("kl_horizon",), "same default, 10000"),
+    "target_kl": Moved(("target_kl_stop",), "None instead of 1"),
+    "log_with": Moved(("report_to",), "the names of trackers"),
+}
+OLDER_ARGUMENTS = {
+    "config": Moved(("args",), "a PPOConfig of ours"),
+    "tokenizer": Moved(("processing_class",), "same, by the name that transformers gives it now"),
+    "dataset": Moved(("train_dataset",), "a column prompt with text or messages instead of input_ids"),
+}
+_ORDER_THERE = "args, processing_class, model, ref_model, reward_model, train_dataset, ..."
+
+
+def check_arguments(trainer: type, base: type, given: tuple[Any, ...], named: Mapping[str, Any], *also: str) -> None:
+    """Refuse arguments that a trainer does not have, and those that come in the order of TRL's PPOTrainer.
+
+    Args:
+        trainer: the class that is built.
+        base: the class whose constructor declares the arguments.
+        given: those given by position, in order.
+        named: those given by name.
+        also: names of arguments that `trainer` has besides.
+
+    Raises:
+        ConfigError: says where each argument went.
+    """
+    name, taken = trainer.__name__, inspect.signature(base.__init__).parameters  # type: ignore[misc]
+    if isinstance(given[0], TrainingArguments) or (len(given) > 1 and isinstance(given[1], PreTrainedTokenizerBase)):
+        shown = ", ".join(type(value).__name__ for value in given)
+        order = ", ".join([parameter for parameter in taken if parameter != "self"][:6])
+        raise ConfigError(
+            f"{name} was given ({shown}) by position; the order here is {order}, ..., and that of TRL's PPOTrainer was "
+            f"{_ORDER_THERE}: give each argument by its name ({_PAGE})"
+        )
+    moved = advice({**ARGUMENTS, **OLDER_ARGUMENTS})
+    problems = argument_problems(name, named, taken, demand=False, also=also, moved=moved, noun="argument")
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def advice(table: Mapping[str, Moved]) -> dict[str, str]:

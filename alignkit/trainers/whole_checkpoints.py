@@ -9,16 +9,19 @@ go.
 import functools
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, sort_checkpoints
 
 from alignkit.errors import CheckpointError
+from alignkit.launcher import end_with_launcher
 from alignkit.models.adapters import save_quantization
+from alignkit.run_lock import only_run_in
 from alignkit.trainers.checkpoint_files import RECORD, choose_checkpoint, fault_of, write_record
 from alignkit.trainers.interruption import SaveAfterEpoch, StopOnSignal
 from alignkit.trainers.learned_callback import RewardStateCallback
@@ -118,25 +121,32 @@ class WholeCheckpointsMixin:
 
     # ---- resuming -------------------------------------------------------------------------------------------------
 
-    def train(self: Any, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the host's.
+    def train(
+        self: Any, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As the host's; where it saves checkpoints, no other run may be at work in the folder.
 
         Args:
             resume_from_checkpoint: a checkpoint's folder, or True for the newest whole one in `output_dir`.
+            trial: of a search for settings, which has a folder of its own.
             args: further ones of the host's.
             kwargs: further ones of the host's.
 
         Raises:
+            AlignkitError: another run is at work in the folder.
             CheckpointError: there is no whole checkpoint, or the one that was named is damaged; in training, a
                 checkpoint could not be written.
         """
+        end_with_launcher()
         if not any(isinstance(callback, SaveAfterEpoch) for callback in self.callback_handler.callbacks):
             self.add_callback(SaveAfterEpoch())  # the last, when all others have said whether to save
+        saves = self.args.save_strategy != SaveStrategy.NO
         try:
-            checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
-            if checkpoint is not None and self._is_last(checkpoint):
-                return self._take_as_end(checkpoint)
-            return super().train(checkpoint, *args, **kwargs)  # type: ignore[misc]
+            with only_run_in(self._get_output_dir(trial)) if saves else nullcontext():
+                checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+                if checkpoint is not None and self._is_last(checkpoint):
+                    return self._take_as_end(checkpoint)
+                return super().train(checkpoint, trial, *args, **kwargs)  # type: ignore[misc]
         finally:
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, StopOnSignal):
@@ -169,6 +179,14 @@ class WholeCheckpointsMixin:
                 "whole one in output_dir"
             )
         return str(asked)
+
+    def _issue_warnings_after_load(self: Any, load_result: Any) -> None:
+        """The host's, but silent on weights that are missing by name only: those tied to one that was loaded."""
+        missing = set(load_result.missing_keys)
+        weights = dict(self.model.named_parameters(remove_duplicate=False))
+        loaded = {id(weight) for name, weight in weights.items() if name not in missing}
+        lost = [name for name in load_result.missing_keys if id(weights.get(name)) not in loaded]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=lost))  # type: ignore[misc]
 
     def _is_last(self: Any, checkpoint: str) -> bool:
         file = Path(checkpoint, TRAINER_STATE_NAME)

@@ -4,14 +4,15 @@ They are known to `AutoConfig` and the auto classes once this package is importe
 trainers and decoders then take them like any other model.
 """
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from alignkit.models.recurrent.gru_seq2seq import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration
-from alignkit.models.recurrent.lstm import LSTMConfig, LSTMForCausalLM
+from alignkit.models.recurrent.lstm import LSTMConfig, LSTMForCausalLM, LSTMModel
 
-__all__ = ["GRUSeq2SeqConfig", "GRUSeq2SeqForConditionalGeneration", "LSTMConfig", "LSTMForCausalLM"]
+__all__ = ["GRUSeq2SeqConfig", "GRUSeq2SeqForConditionalGeneration", "LSTMConfig", "LSTMForCausalLM", "LSTMModel"]
 
 AutoConfig.register(GRUSeq2SeqConfig.model_type, GRUSeq2SeqConfig, exist_ok=True)
 AutoConfig.register(LSTMConfig.model_type, LSTMConfig, exist_ok=True)
 AutoModelForSeq2SeqLM.register(GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration, exist_ok=True)
+AutoModel.register(LSTMConfig, LSTMModel, exist_ok=True)
 AutoModelForCausalLM.register(LSTMConfig, LSTMForCausalLM, exist_ok=True)

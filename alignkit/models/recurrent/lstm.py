@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from alignkit.models.recurrent.state import RecurrentState, read_padded
 
@@ -38,26 +38,10 @@ class LSTMConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 1
 
 
-class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
-    """Embeddings, LSTM, linear head. Padding, wherever it is, is not read."""
-
+class _LSTMPreTrainedModel(PreTrainedModel):
     config: LSTMConfig
     config_class = LSTMConfig
     base_model_prefix = "model"
-    _tied_weights_keys = {"lm_head.weight": "embedding.weight"}  # noqa: RUF012  (the host's name and type)
-
-    def __init__(self, config: LSTMConfig):
-        super().__init__(config)
-        if config.tie_word_embeddings and config.embedding_size != config.hidden_size:
-            raise ValueError(
-                f"tie_word_embeddings needs embedding_size == hidden_size, got {config.embedding_size} and "
-                f"{config.hidden_size}; make them equal or untie them"
-            )
-        self.embedding = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
-        self.lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.num_hidden_layers, batch_first=True)
-        self.dropout = nn.Dropout(config.dropout)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
@@ -71,6 +55,17 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
 
+
+class LSTMModel(_LSTMPreTrainedModel):
+    """Embeddings and LSTM: the states that the head reads. Padding, wherever it is, is not read."""
+
+    def __init__(self, config: LSTMConfig):
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.lstm = nn.LSTM(config.embedding_size, config.hidden_size, config.num_hidden_layers, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.post_init()
+
     def get_input_embeddings(self) -> nn.Embedding:
         """Of the tokens."""
         return self.embedding
@@ -78,6 +73,62 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replaces them."""
         self.embedding = value
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: RecurrentState | None = None,
+        use_cache: bool | None = None,
+        **ignored: Any,
+    ) -> BaseModelOutputWithPast:
+        """States (B, L, H), in training with dropout.
+
+        Args:
+            input_ids: (B, L).
+            attention_mask: (B, L) or, with a state, (B, all so far): 1 for real tokens.
+            past_key_values: the state after the tokens before `input_ids`, which are then all real.
+            use_cache: give the state after them.
+        """
+        embedded = self.dropout(self.embedding(input_ids))
+        if past_key_values is None:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            states, last = read_padded(self.lstm, embedded, mask)
+            length = 0
+        else:
+            first: Any = tuple(tensor.contiguous() for tensor in past_key_values.tensors)
+            states, last = self.lstm(embedded, first)
+            length = past_key_values.length
+        keeps = self.config.use_cache if use_cache is None else use_cache
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.dropout(states),
+            past_key_values=RecurrentState(last, length + input_ids.shape[1]) if keeps else None,  # type: ignore[arg-type]
+        )
+
+
+class LSTMForCausalLM(_LSTMPreTrainedModel, GenerationMixin):
+    """An `LSTMModel` and a linear head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012  (the host's name and type)
+
+    def __init__(self, config: LSTMConfig):
+        super().__init__(config)
+        if config.tie_word_embeddings and config.embedding_size != config.hidden_size:
+            raise ValueError(
+                f"tie_word_embeddings needs embedding_size == hidden_size, got {config.embedding_size} and "
+                f"{config.hidden_size}; make them equal or untie them"
+            )
+        self.model = LSTMModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Of the tokens."""
+        return self.model.embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replaces them."""
+        self.model.embedding = value
 
     def get_output_embeddings(self) -> nn.Linear:
         """The head."""
@@ -102,35 +153,26 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: (B, L).
-            attention_mask: (B, L) or, with a state, (B, all so far): 1 for real tokens.
+            attention_mask: as `LSTMModel` takes it.
             labels: (B, L), the same tokens, -100 where there is nothing to learn.
             past_key_values: the state after the tokens before `input_ids`, which are then all real.
             use_cache: give the state after them.
             output_hidden_states: give `hidden_states`, the last (B, L, H).
             num_items_in_batch: labels of the whole optimiser step, over which the loss is a mean.
         """
-        embedded = self.dropout(self.embedding(input_ids))
-        if past_key_values is None:
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            states, last = read_padded(self.lstm, embedded, mask)
-            length = 0
-        else:
-            first: Any = tuple(tensor.contiguous() for tensor in past_key_values.tensors)
-            states, last = self.lstm(embedded, first)
-            length = past_key_values.length
-        logits = self.lm_head(self.dropout(states))
+        read = self.model(input_ids, attention_mask, past_key_values, use_cache)
+        logits = self.lm_head(read.last_hidden_state)
         loss = None
         if labels is not None:
             wanted = labels[:, 1:].flatten()
             summed = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), wanted, reduction="sum")
             total: Any = (wanted != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             loss = summed / total
-        keeps = self.config.use_cache if use_cache is None else use_cache
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=RecurrentState(last, length + input_ids.shape[1]) if keeps else None,  # type: ignore[arg-type]
-            hidden_states=(states,) if output_hidden_states else None,
+            past_key_values=read.past_key_values,
+            hidden_states=(read.last_hidden_state,) if output_hidden_states else None,
         )
 
     def prepare_inputs_for_generation(
