@@ -178,9 +178,14 @@ def test_the_report_shows_the_diagram_and_no_diagram_without_a_classifier(run):
     read = read_run(run)
     page = render_report(read)
     sides = ["as trained", "after temperature scaling"][: 1 + ("scaled" in read.reliability)]
-    assert 'id="reliability"' in page and all(f'data-label="{side}"' in page for side in ["x = y", *sides])
+    assert 'id="reliability"' in page and all(f'data-label="{side}"' in page for side in ["both equal", *sides])
     assert reliability_words(read) in page and "200 held-out texts" in page
     drawn = re.search(rf'data-label="{sides[-1]}".*?class="dots" d="(.*?)"', page, re.DOTALL).group(1)
     assert drawn.count("M") == len(read.reliability[("as_trained", "scaled")[len(sides) - 1]]["bins"])
+    last = read.reliability["scaled" if len(sides) == 2 else "as_trained"]["bins"]
+    shown = re.findall(r"<td>(\d+)% to (\d+)%</td><td>(\d+)</td>", page)
+    assert [(int(low), int(high), int(count)) for low, high, count in shown] == [
+        (round(100 * one["low"]), round(100 * one["high"]), one["count"]) for one in last
+    ]
     read.reliability = {}
     assert 'id="reliability"' not in render_report(read)

@@ -136,7 +136,7 @@ def unit_plot(title: str, x_label: str, curves: Sequence[tuple[str, str, Points]
         low: where both axes begin.
     """
     axis, share = _Axis(low, 1.0), Figure("", percent=True)
-    lines = [Line("x = y", "diagonal", path=_path([(low, low), (1, 1)], axis, axis))]
+    lines = [Line("both equal", "diagonal", path=_path([(low, low), (1, 1)], axis, axis))]
     for label, style, points in curves:
         values = [[round(axis.place(x), 2), written(x, True), written(y, True)] for x, y in points]
         lines.append(

@@ -48,13 +48,29 @@ def reliability_words(run: RunFiles) -> str:
         f"{found['rows']:,} held-out texts, by the probability of the class that the classifier names. On the diagonal "
         "it is right as often as it says; below it is too sure."
     )
+    error = written(found["as_trained"]["calibration_error"])
     if "scaled" not in found:
-        return f"{said} Its probabilities are as training left them: {_error(found, 'as_trained')}."
+        return f"{said} Its probabilities are as training left them; their calibration error is {error}."
     return (
         f"{said} Its logits were divided by {written(found['temperature'])}, fitted on {found['fitted_on_rows']:,} "
-        f"texts of train that it did not learn from: {_error(found, 'as_trained')} before, {_error(found, 'scaled')} "
-        "after."
+        f"texts of train that it did not learn from; that took the calibration error from {error} to "
+        f"{written(found['scaled']['calibration_error'])}."
     )
+
+
+def reliability_rows(run: RunFiles) -> list[tuple[str, str, str]]:
+    """For each bin of the model as it is saved: bounds of the confidence, number of texts, accuracy."""
+    found = run.reliability
+    if not found:
+        return []
+    return [
+        (
+            f"{written(one['low'], True)} to {written(one['high'], True)}",
+            f"{one['count']:,}",
+            written(one["right"] / one["count"], True),
+        )
+        for one in found[_last(found)]["bins"]
+    ]
 
 
 def write_diagram(found: dict[str, Any], folder: str | Path) -> Path:
@@ -191,8 +207,9 @@ alignkit generate MODEL --prompt TEXT --reward '{name}: {{model: path/to/this/mo
 ```"""
 
 
-def _error(found: dict[str, Any], side: str) -> str:
-    return f"a calibration error of {written(found[side]['calibration_error'])}"
+def _last(found: dict[str, Any]) -> str:
+    """The probabilities that the saved model gives."""
+    return [side for side in _NAMES if side in found][-1]
 
 
 def _low(found: dict[str, Any]) -> float:
