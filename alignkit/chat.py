@@ -1,19 +1,25 @@
-"""Talk with a model in the terminal, and see what rewards think of its answers."""
+"""Talk with a model in the terminal, and see what rewards think of its answers and of what you say."""
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from alignkit.data.dialogue import Context, context_of
+from alignkit.errors import AlignkitError
 from alignkit.held_out import generate_rows
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
-from alignkit.reward import check_columns
+from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
+from alignkit.recipe.reading import read_recipe
+from alignkit.reward import call_reward, check_columns, in_evaluation, unique_names
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.generate import sampling_settings
 from alignkit.run.ingredients import build_named_rewards
 from alignkit.text import completion_text
 
+_BAR = 10  # characters
 COMMANDS = {
     "/help": "this list",
     "/new": "forget the conversation and begin a new one",
@@ -25,6 +31,8 @@ def chat(
     model: str,
     *,
     rewards: Sequence[str] = (),
+    user_rewards: Sequence[str] = (),
+    turns: int | None = None,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
     seed: int | None = None,
@@ -32,30 +40,39 @@ def chat(
 ) -> None:
     """Reads lines from standard input and answers each.
 
-    A model whose tokenizer has a chat template gets the whole conversation; any other continues the line it is given.
-    `/help` lists what else can be typed; the end of the input ends the program, as `/quit` does.
+    A model that a run trained on dialogues gets the conversation in the form of that run: so many turns, as lines or as
+    messages. Any other whose tokenizer has a chat template gets the whole conversation, and the rest continue the line
+    that they are given. `/help` lists what else can be typed; the end of the input ends the program, as `/quit` does.
 
     Args:
         model: folder or name.
-        rewards: whose score is shown with each answer; each written as in a recipe's list, see `read_rewards`.
+        rewards: whose score is shown with each answer; each written as in a recipe's list, see `read_rewards`. They
+            read the prompt that the model had, and the answer.
+        user_rewards: whose score is shown with each line that you write, which they read alone.
+        turns: give the model the last so many turns, also where its run had another number, or it has no run.
         max_new_tokens: longest answer.
         temperature: 0 takes the likeliest token.
         seed: of the first answer; the next ones count on from it. None: another conversation every time.
         allow_code: whether rewards may be named as `file.py:Object`, or trust code that a checkpoint brings along.
+
+    Raises:
+        AlignkitError: a reward that does not exist or needs a column of the data, a model that cannot be loaded.
     """
     quiet_hosts()
+    if turns is not None and turns < 1:
+        raise AlignkitError(f"--turns is at least 1, got {turns}")
     scoring = build_named_rewards(rewards, allow_code=allow_code)
-    check_columns(scoring, [])
+    listening = build_named_rewards(user_rewards, allow_code=allow_code)
+    check_columns([*scoring, *listening], [])
     tokenizer = load_tokenizer(model)
+    context = _context(model, tokenizer.chat_template is not None, turns)
     network = load_causal_or_seq2seq(model).to("cuda" if torch.cuda.is_available() else "cpu")
     settings = sampling_settings(network, tokenizer, max_new_tokens, temperature)
-    templated = tokenizer.chat_template is not None
-    messages: list[dict[str, str]] = []
+    said: list[str] = []
     turn = int(torch.seed() % 2**31) if seed is None else seed
     asked = sys.stdin.isatty()
     if asked:
-        how = "chat" if templated else "no chat template, so it continues what you write"
-        print(f"{model}: {how}. /help lists the commands")
+        print(f"{model}: {_manner(context)}. /help lists the commands")
     while True:
         try:
             line = input("> " if asked else "").strip()
@@ -64,14 +81,15 @@ def chat(
         if line == "/quit":
             break
         if line == "/new":
-            messages = []
+            said = []
             continue
         if line == "/help":
             print("\n".join(f"{name:<7}{does}" for name, does in COMMANDS.items()))
             continue
         if not line:
             continue
-        prompt: Any = [*messages, {"role": "user", "content": line}] if templated else line
+        _show("you: ", listening, _scores_of_line(listening, line))
+        prompt: Any = line if context is None else context.prompt([*said, line])
         (row,) = generate_rows(
             network,
             tokenizer,
@@ -82,10 +100,65 @@ def chat(
             seed=turn,
         )
         answer = completion_text(row["completion"])
-        if templated:
-            messages = [*prompt, {"role": "assistant", "content": answer}]
+        said += [line, *_kept(answer, context)]
         turn += 1
-        scores = "  ".join(f"{name} {score:.3f}" for name, score in row["rewards"].items() if score is not None)
-        print(answer if templated else line + answer)
-        if scores:
-            print(f"  [{scores}]")
+        print(line + answer if context is None else answer)
+        _show("", scoring, row["rewards"])
+
+
+def _context(model: str, templated: bool, turns: int | None) -> Context | None:
+    """What the model was trained on, where a run tells; else the whole conversation by its chat template, if any."""
+    folder = Path(resolve_model(model))
+    run = next((place for place in (folder, folder.parent) if is_run(place)), None)
+    data = read_recipe(run / RUN_RECIPE).get("data") if run is not None else None
+    trained = context_of(**{key: value for key, value in data.items() if key != "ptx"}) if data else None
+    style = trained.style if trained is not None else "messages" if templated else "text"
+    if turns is not None:
+        return Context(turns, style)
+    return trained or (Context(None, style) if templated else None)
+
+
+def _kept(answer: str, context: Context | None) -> list[str]:
+    """The answer as a turn of the context: on one line where lines are the turns, left out there if it is empty."""
+    if context is None or context.style == "messages":
+        return [answer]
+    words = answer.split()
+    return [" ".join(words)] if words else []
+
+
+def _manner(context: Context | None) -> str:
+    if context is None:
+        return "no chat template, so it continues what you write"
+    if context.turns is None:
+        return "chat"
+    return f"chat, it reads the last {context.turns} turns" if context.turns > 1 else "chat, it reads the last turn"
+
+
+def _scores_of_line(rewards: Sequence[Any], line: str) -> dict[str, Any]:
+    with in_evaluation(rewards):
+        names = unique_names(rewards)
+        return {
+            name: call_reward(reward, [""], [line], name=name)[0] for name, reward in zip(names, rewards, strict=True)
+        }
+
+
+def _show(whose: str, rewards: Sequence[Any], scores: dict[str, Any]) -> None:
+    """A line with the scores that there are."""
+    shown = [
+        f"{name} {_written(score, getattr(reward, 'positive_above', None))}"
+        for reward, (name, score) in zip(rewards, scores.items(), strict=True)
+        if score is not None
+    ]
+    if shown:
+        print(f"  [{whose}{'  '.join(shown)}]")
+
+
+def _written(score: float | list[float], positive_above: float | None) -> str:
+    """A number; in a terminal that of a probability has a bar."""
+    value = sum(score) if isinstance(score, list) else score
+    # a threshold inside (0, 1) is how a reward says that it gives probabilities
+    probability = positive_above is not None and 0 < positive_above < 1 and 0 <= value <= 1
+    if probability and sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf"):
+        full = round(value * _BAR)
+        return f"{value:.3f} {'█' * full}{'░' * (_BAR - full)}"
+    return f"{value:.3f}"

@@ -151,7 +151,11 @@ def _add_reward(parser: argparse.ArgumentParser, purpose: str) -> None:
 def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     chat = commands.add_parser("chat", help="talk with a model in the terminal")
     chat.add_argument("model", help="a model's folder or name, or a run's folder")
-    _add_reward(chat, "show its score")
+    _add_reward(chat, "show its score of each answer")
+    chat.add_argument(
+        "--user-reward", action="append", default=[], metavar="REWARD", help="the same for each line that you write"
+    )
+    chat.add_argument("--turns", type=int, metavar="N", help="it reads the last N turns (default: as its run did)")
     chat.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     chat.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
     chat.add_argument("--seed", type=int, default=None)
@@ -233,6 +237,8 @@ def _chat(args: argparse.Namespace) -> int:
     chat(
         args.model,
         rewards=args.reward,
+        user_rewards=args.user_reward,
+        turns=args.turns,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
         seed=args.seed,

@@ -29,15 +29,20 @@ def write_text(path: str | Path, text: str) -> Path:
     Returns:
         the path.
     """
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """As `write_text`, for what is no text."""
     path = Path(path)
     place = path.resolve()
     if place.exists() and not place.is_file():
-        place.write_text(text, encoding="utf-8")
+        place.write_bytes(content)
         return path
     new = place.with_name(f"{place.name}.{os.getpid()}.new")
     try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with new.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if place.exists():

@@ -39,7 +39,8 @@ def test_the_temperature_is_the_one_that_made_the_logits_too_sure(temperature):
 def test_bins_hold_every_text_once():
     logits = np.log(np.array([[0.95, 0.05], [0.9, 0.1], [0.4, 0.6], [0.35, 0.65]]))
     bins = reliability(logits, np.array([0, 1, 1, 1]))
-    assert [b.share for b in bins] == [0.5, 0.5] and [b.accuracy for b in bins] == [1.0, 0.5]
+    assert [(b.low, b.high, b.count, b.right) for b in bins] == [(0.6, 0.7, 2, 2), (0.9, 1.0, 2, 1)]
+    assert [b.accuracy for b in bins] == [1.0, 0.5]
     assert bins[0].confidence == pytest.approx(0.625) and bins[1].confidence == pytest.approx(0.925)
     assert calibration_error(bins) == pytest.approx(0.5 * 0.375 + 0.5 * 0.425)
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict
 
+from alignkit.data import data_settings, known_columns, settings_of
 from alignkit.data.reading import check_splits
 from alignkit.data.splitting import check_size, limited
 from alignkit.errors import DataError
@@ -39,6 +40,61 @@ class Dialogue:
     turns: Sequence[str]
     replies: Sequence[bool]
     emotions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Context:
+    """How much of a conversation a model is given, and in which form.
+
+    Attributes:
+        turns: at most so many, the last ones; None for all.
+        style: "text" ends each turn with a newline; in "messages" the replying party is the assistant.
+    """
+
+    turns: int | None
+    style: Style
+
+    def prompt(self, said: Sequence[str]) -> Any:
+        """What the next reply is a reply to: one text, or messages.
+
+        Args:
+            said: what the two parties said in turn, at least once, the other party last.
+
+        >>> Context(2, "text").prompt(["Hello.", "How are you?", "I won!"])
+        'How are you?\\nI won!\\n'
+        >>> Context(1, "messages").prompt(["Hello.", "How are you?", "I won!"])
+        [{'role': 'user', 'content': 'I won!'}]
+        """
+        before = list(said) if self.turns is None else list(said)[-self.turns :]
+        if self.style == "text":
+            return "".join(turn + TURN_END for turn in before)
+        roles = ("user", "assistant")
+        return [{"role": roles[(len(before) - 1 - i) % 2], "content": turn} for i, turn in enumerate(before)]
+
+
+def context_of(use: str, **settings: Any) -> Context | None:
+    """The context that a data set of dialogues gives its rows, None for other data. Reads no data.
+
+    The longest one of a mix counts.
+
+    Args:
+        use: name of the data set.
+        settings: its own.
+
+    Raises:
+        DataError: unknown name or settings.
+
+    >>> context_of("mix", parts=[{"use": "dailydialog"}, {"use": "personachat", "turns": 3}, {"use": "quickstart"}])
+    Context(turns=3, style='text')
+    """
+    if use == "mix":
+        found = [context_of(part["use"], **settings_of(part)) for part in settings["parts"]]
+        known = [context for context in found if context is not None and context.turns is not None]
+        return max(known, key=lambda context: context.turns or 0, default=None)
+    parameters = data_settings(use).parameters
+    if not {"turns", "style"} <= set(parameters) or "next_turn" not in (known_columns(use, **settings) or []):
+        return None
+    return Context(*(settings.get(name, parameters[name].default) for name in ("turns", "style")))
 
 
 def check_sizes(settings: dict[str, Any]) -> None:
@@ -75,20 +131,13 @@ def rows_of(
         following = dialogue.turns[place + 1] if place + 1 < len(dialogue.turns) else ""
         rows.append(
             {
-                "prompt": _prompt(before, style),
+                "prompt": Context(turns, style).prompt(before),
                 "reference": reply if style == "text" else [{"role": "assistant", "content": reply}],
                 "next_turn": following,
                 "emotion": dialogue.emotions[place - 1],
             }
         )
     return rows
-
-
-def _prompt(before: list[str], style: Style) -> Any:
-    if style == "text":
-        return "".join(turn + TURN_END for turn in before)
-    roles = ("user", "assistant")
-    return [{"role": roles[(len(before) - 1 - i) % 2], "content": turn} for i, turn in enumerate(before)]
 
 
 def split_rows(

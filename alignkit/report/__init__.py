@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import alignkit
 from alignkit.report.comparing import diversity, pairs, readable, reward_against_length
 from alignkit.report.reading import RunFiles, read_run
+from alignkit.report.reliability import reliability_plot, reliability_rows, reliability_words
 from alignkit.report.sections import cards, curves, facts, figures_table, headline, health, phases
 from alignkit.whole_files import write_text
 
@@ -60,6 +61,9 @@ def render_report(run: RunFiles) -> str:
         folded=folded,
         pairs=pairs(run),
         classifier="accuracy" in run.after and "reward" not in run.after,
+        reliability=reliability_plot(run),
+        reliability_rows=reliability_rows(run),
+        reliability_words=reliability_words(run),
         scatter=scatter,
         scatter_words=scatter_words,
         diversity=varied,

@@ -126,6 +126,30 @@ def scatter_plot(title: str, x: Figure, y: Figure, clouds: Sequence[tuple[str, s
     )
 
 
+def unit_plot(title: str, x_label: str, curves: Sequence[tuple[str, str, Points]], low: float = 0.0) -> Plot:
+    """Shares against shares, with the diagonal where both are equal.
+
+    Args:
+        title: of the plot.
+        x_label: what x is.
+        curves: (label, style, points), each point a dot on its line; x and y lie in [low, 1].
+        low: where both axes begin.
+    """
+    axis, share = _Axis(low, 1.0), Figure("", percent=True)
+    lines = [Line("both equal", "diagonal", path=_path([(low, low), (1, 1)], axis, axis))]
+    for label, style, points in curves:
+        values = [[round(axis.place(x), 2), written(x, True), written(y, True)] for x, y in points]
+        lines.append(
+            Line(
+                *(label, style, _path(points, axis, axis)),
+                dots=_dots(points, axis, axis),
+                values=json.dumps(values, ensure_ascii=False),
+            )
+        )
+    ticks = _ticks(axis, share, 5)
+    return Plot(title, "", lines, ticks, [(100 - place, text) for place, text in ticks], x_label=x_label, legend=True)
+
+
 def spark(points: Points) -> str:
     """The path of a small curve without axes, at most 60 points."""
     points = thinned(sorted(points), 60)

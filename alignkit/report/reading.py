@@ -22,6 +22,7 @@ class RunFiles:
         after: the same of the trained model.
         intervals: figure -> {"before" | "after" | "change": [low, high]}.
         real_text: the metrics on the data's own continuations.
+        reliability: of a classifier's probabilities, see `alignkit.report.reliability`.
         environment: versions, machine, seed.
         recipe: recipe.yaml, as text.
         findings: of health.json, or of the monitors on `rows` where there is no such file.
@@ -34,6 +35,7 @@ class RunFiles:
     after: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     real_text: dict[str, float] = field(default_factory=dict)
+    reliability: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
     findings: list[Finding] = field(default_factory=list)
@@ -66,6 +68,7 @@ def read_run(folder: str | Path) -> RunFiles:
         after=_numbers(results.get("after")),
         intervals=results.get("intervals") or {},
         real_text=_numbers(results.get("real_text")),
+        reliability=results.get("reliability") or {},
         environment=_json(folder / "environment.json", dict),
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
         findings=_findings(health) if health.is_file() else review(rows),

@@ -79,7 +79,11 @@ _FIGURES = {
     "accuracy": Figure("Accuracy", better=1, percent=True),
     "mean_token_accuracy": Figure("Token accuracy", better=1, percent=True),
     "nll": Figure("Negative log-likelihood", "nats", better=-1),
+    "brier": Figure("Brier score", better=-1),
     "calibration_error": Figure("Calibration error", better=-1),
+    "majority": Figure("Share of the largest class", percent=True),
+    "baseline": Figure("Accuracy of the baseline", percent=True),
+    "temperature": Figure("Temperature of the scaling"),
 }
 _TRL_KL = Figure("KL to the reference", "nats per token")
 

@@ -131,6 +131,8 @@ def carry_out(recipe: Recipe, job: Job, folder: RunFolder) -> int | None:
     folder.save_model(job.trainer.save_model, PartialState().wait_for_everyone)
     if folder.main:
         more = {"real_text": job.real_text(rows_after)} if hasattr(job, "real_text") else {}
+        if hasattr(job, "reliability"):
+            more["reliability"] = job.reliability
         write_results(folder.path, before, after, before_rows=rows_before, after_rows=rows_after, **more)
         report = write_report(folder.path)
         model = job.trainer.accelerator.unwrap_model(job.trainer.model)

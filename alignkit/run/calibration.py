@@ -1,6 +1,6 @@
 """Probabilities that can be believed: temperature scaling of a trained classifier (Guo et al. 2017, section 4.2)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy
@@ -20,18 +20,26 @@ class Bin:
     """Texts of which a classifier is about equally sure.
 
     Attributes:
+        low, high: bounds of the probability of the class that it named; the lower one is inside, and so is 1.
+        count: how many texts.
+        right: of how many of them it named the class rightly.
         confidence: mean probability of the class that it named.
-        accuracy: share of them that it named rightly.
-        share: of all texts.
     """
 
+    low: float
+    high: float
+    count: int
+    right: int
     confidence: float
-    accuracy: float
-    share: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the texts that it named rightly."""
+        return self.right / self.count
 
 
 def reliability(logits: numpy.ndarray, labels: numpy.ndarray) -> list[Bin]:
-    """Bins of equal width in the confidence, empty ones left out.
+    """Bins of equal width in the confidence, empty ones left out (DeGroot and Fienberg 1983).
 
     Args:
         logits: (N, C).
@@ -40,13 +48,46 @@ def reliability(logits: numpy.ndarray, labels: numpy.ndarray) -> list[Bin]:
     confidence = softmax(logits, axis=-1).max(-1)
     right = logits.argmax(-1) == labels
     places = numpy.minimum((confidence * BINS).astype(int), BINS - 1)
-    found = [places == place for place in range(BINS) if (places == place).any()]
-    return [Bin(float(confidence[own].mean()), float(right[own].mean()), float(own.mean())) for own in found]
+    bins = []
+    for place in range(BINS):
+        own = places == place
+        if own.any():
+            bounds = place / BINS, (place + 1) / BINS
+            bins.append(Bin(*bounds, int(own.sum()), int(right[own].sum()), float(confidence[own].mean())))
+    return bins
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """Expected calibration error: the mean distance of confidence and accuracy, weighted by share."""
-    return sum(abs(one.confidence - one.accuracy) * one.share for one in bins)
+    """Expected calibration error: the mean distance of confidence and accuracy, weighted by count."""
+    return sum(abs(one.confidence - one.accuracy) * one.count for one in bins) / sum(one.count for one in bins)
+
+
+def brier_score(logits: numpy.ndarray, labels: numpy.ndarray) -> float:
+    """Half the squared distance of the probabilities to the label, in [0, 1] (Brier 1950, who did not halve it).
+
+    Args:
+        logits: (N, C).
+        labels: (N,) classes.
+    """
+    away = softmax(logits, axis=-1)
+    away[numpy.arange(len(labels)), labels] -= 1
+    return float((away**2).sum(-1).mean() / 2)
+
+
+def calibration_figures(logits: numpy.ndarray, labels: numpy.ndarray) -> dict[str, Any]:
+    """How far probabilities can be believed: `nll` (nats), `brier`, `calibration_error`, and its `bins` as mappings.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) classes.
+    """
+    bins = reliability(logits, labels)
+    return {
+        "nll": float(-log_softmax(logits, axis=-1)[numpy.arange(len(labels)), labels].mean()),
+        "brier": brier_score(logits, labels),
+        "calibration_error": calibration_error(bins),
+        "bins": [asdict(one) for one in bins],
+    }
 
 
 def fitted_temperature(logits: numpy.ndarray, labels: numpy.ndarray) -> float:

@@ -22,6 +22,7 @@ from alignkit.models.locating import RUN_MODEL, resolve_model
 from alignkit.recipe import Recipe
 from alignkit.recipe.reading import dump_yaml
 from alignkit.report.reading import RunFiles, read_run
+from alignkit.report.reliability import reliability_section, write_diagram
 from alignkit.report.sections import is_per_token_kl
 from alignkit.report.words import figure_of, signed, written
 from alignkit.trainers.model_card import HOSTS_MARK, local_name
@@ -63,7 +64,8 @@ _ABSOLUTE = re.compile(r"(?<![\w.~:/-])/(?:[^\s/'\",:=]+/)+")
 
 
 def write_card(folder: str | Path, recipe: Recipe, model: Any, tokenizer: Any) -> Path:
-    """Write `model/README.md` of a run that has ended, in the place of a template that PEFT left there.
+    """Write `model/README.md` of a run that has ended, in the place of a template that PEFT left there, and of a
+    classifier `model/reliability.png` too.
 
     Args:
         folder: of the run; its metrics.jsonl, results.json and environment.json are read.
@@ -81,9 +83,10 @@ def write_card(folder: str | Path, recipe: Recipe, model: Any, tokenizer: Any) -
     host = place / CARD
     if host.is_file() and HOSTS_MARK in host.read_text(encoding="utf-8"):
         host.unlink()  # of the trainer's checkpoints: it knows neither rewards nor figures
-    return write_text(
-        place / RUN_MODEL / CARD, render_card(read_run(place), place / RUN_MODEL, recipe, model, tokenizer)
-    )
+    run = read_run(place)
+    if run.reliability:
+        write_diagram(run.reliability, place / RUN_MODEL)  # the card shows it
+    return write_text(place / RUN_MODEL / CARD, render_card(run, place / RUN_MODEL, recipe, model, tokenizer))
 
 
 def render_card(run: RunFiles, saved: Path, recipe: Recipe, model: Any, tokenizer: Any) -> str:
@@ -122,12 +125,13 @@ def render_card(run: RunFiles, saved: Path, recipe: Recipe, model: Any, tokenize
         auto_class=("AutoPeftModelFor" if adapter else "AutoModelFor")
         + ("Seq2SeqLM" if config.is_encoder_decoder else "CausalLM"),
         max_new_tokens=_longest(recipe),
-        loading=_loading(saved, adapter, own, kind),
+        loading=_loading(saved, adapter, own),
         before=run.before,
         intervals=any(row[-1] for row in _figures(run)),
         python=facts["python"],
         after=run.after,
         figures=_figures(run),
+        reliability=reliability_section(run) if run.reliability else "",
         findings=[finding for finding in run.findings if finding.status not in ("ok", "off")],
         rewards=_rewards(recipe, facts["reward_origins"]),
         data=" ".join(f"`{_cell(_settings(data))}`" for data in _data(recipe)),
@@ -233,7 +237,7 @@ def _machine(facts: dict[str, Any]) -> str:
     return where if processes == 1 else f"{processes} processes on {where}"
 
 
-def _loading(saved: Path, adapter: bool, own: bool, kind: str) -> str:
+def _loading(saved: Path, adapter: bool, own: bool) -> str:
     parts = []
     if adapter:
         parts.append(
@@ -248,8 +252,6 @@ def _loading(saved: Path, adapter: bool, own: bool, kind: str) -> str:
             )
     if own:
         parts.append("The architecture is alignkit's own: the first import makes it known to the auto classes.")
-    if kind == "classifier":
-        parts.append("As a reward of alignkit: `rewards: {sentiment: {model: path/to/this/model}}`.")
     if (saved / "value_head.safetensors").is_file():
         parts.append("`value_head.safetensors` is PPO's critic; only further training needs it.")
     return " ".join(parts)

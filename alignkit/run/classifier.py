@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy
 from datasets import Dataset, DatasetDict
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn.metrics import f1_score
 from transformers import DataCollatorWithPadding, EvalPrediction, Trainer, TrainingArguments
 
@@ -13,7 +13,7 @@ from alignkit.errors import DataError
 from alignkit.models.from_scratch import build_classifier
 from alignkit.models.loading import load_classifier
 from alignkit.recipe import Recipe
-from alignkit.run.calibration import calibration_error, divide_logits, fitted_temperature, reliability
+from alignkit.run.calibration import calibration_figures, divide_logits, fitted_temperature
 from alignkit.run.models import loading_options
 from alignkit.trainers.whole_checkpoints import with_whole_checkpoints
 
@@ -34,12 +34,16 @@ class ClassifierJob:
         args: its config.
         data: splits `train` and `validation`.
         callbacks: for the Trainer.
+
+    Attributes:
+        reliability: of the last evaluation, see `alignkit.report.reliability`; empty before the first.
     """
 
     def __init__(self, recipe: Recipe, args: TrainingArguments, data: DatasetDict, callbacks: list[Any]):
         classes = _check_labels(data, recipe.model.get("labels"))
         self.data = dict(data)
         self.temperature: float | None = None
+        self.reliability: dict[str, Any] = {}
         if recipe.model.get("calibrate"):
             named = [name for name in ("text", _PAIR) if name in data["train"].column_names]
             kept = held_out(list(zip(*(data["train"][name] for name in named), strict=True)), _CALIBRATION_SHARE)
@@ -76,7 +80,7 @@ class ClassifierJob:
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Figures on the whole validation split, and rows that show what it says of single texts."""
         predicted = self.trainer.predict(self.trainer.eval_dataset, metric_key_prefix="eval")
-        keep = ("eval_loss", *(f"eval_{name}" for name in ("accuracy", "f1", "nll", "calibration_error")))
+        keep = ("eval_loss", *(f"eval_{name}" for name in ("accuracy", "f1", "nll", "brier", "calibration_error")))
         figures = {key.removeprefix("eval_"): float(v) for key, v in predicted.metrics.items() if key in keep}
         validation = self.data["validation"]
         labels = numpy.asarray(validation["label"])
@@ -85,7 +89,9 @@ class ClassifierJob:
             figures["baseline"] = float((numpy.asarray(validation[_BASELINE]) == labels).mean())
         if self.temperature is not None:
             figures["temperature"] = self.temperature
-        probabilities = softmax(_logits(predicted.predictions)[:_SHOWN].astype(numpy.float64), axis=-1)
+        logits = _logits(predicted.predictions).astype(numpy.float64)
+        self.reliability = self._reliability(logits, labels)
+        probabilities = softmax(logits[:_SHOWN], axis=-1)
         names = self.model.config.id2label
         rows = []
         shown = validation[:_SHOWN]
@@ -106,17 +112,32 @@ class ClassifierJob:
             )
         return figures, rows
 
+    def _reliability(self, logits: numpy.ndarray, labels: numpy.ndarray) -> dict[str, Any]:
+        """What results.json keeps of the held-out probabilities, enough to draw the reliability diagram again."""
+        names = self.model.config.id2label
+        found: dict[str, Any] = {"rows": len(labels), "labels": [names[place] for place in sorted(names)]}
+        if self.temperature is None:
+            return {**found, "as_trained": calibration_figures(logits, labels)}
+        return {
+            **found,
+            "temperature": self.temperature,
+            "fitted_on_rows": len(self.data["calibration"]),
+            # the saved weights hold the division already
+            "as_trained": calibration_figures(logits * self.temperature, labels),
+            "scaled": calibration_figures(logits, labels),
+        }
+
 
 def classification_figures(predicted: EvalPrediction) -> dict[str, float]:
-    """Accuracy, macro F1, negative log-likelihood (nats) and expected calibration error (10 equal bins)."""
+    """Accuracy, macro F1, negative log-likelihood (nats), Brier score, expected calibration error (10 equal bins)."""
     logits = _logits(predicted.predictions).astype(numpy.float64)
     labels = numpy.asarray(predicted.label_ids)
     said = logits.argmax(-1)
+    fit = calibration_figures(logits, labels)
     return {
         "accuracy": float((said == labels).mean()),
         "f1": float(f1_score(labels, said, average="macro")),
-        "nll": float(-log_softmax(logits, axis=-1)[numpy.arange(len(labels)), labels].mean()),
-        "calibration_error": calibration_error(reliability(logits, labels)),
+        **{name: fit[name] for name in ("nll", "brier", "calibration_error")},
     }
 
 

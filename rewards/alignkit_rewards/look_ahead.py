@@ -14,7 +14,9 @@ class LookAhead(Sentiment):
     """How likely the user's next turn is positive, foreseen from the user's last turn and the reply to it.
 
     The predictor is a sequence classifier of pairs of texts, trained on what users said next (data set `look_ahead`,
-    recipe look_ahead/predictor.yaml). The user's last turn is the prompt's last message, or its last line.
+    recipe look_ahead/predictor.yaml), and its card lies in its folder: README.md, with accuracy beside the guess that a
+    reply changes nothing, calibration and reliability.png. The user's last turn is the prompt's last message, or its
+    last line.
 
     Range: [0, 1] for `output="probability"`, any number for `output="logit"`. A reply without a single token has None.
 

@@ -17,7 +17,8 @@ class Sentiment(NetworkReward):
 
     Range: [0, 1] for `output="probability"`; any number for `output="logit"`, which is log(p / (1 - p)) and does not
     flatten out where the classifier is sure. A completion without a single token has None. The classifier must be
-    trained: a checkpoint whose head is missing is refused.
+    trained: a checkpoint whose head is missing is refused. One that `alignkit train` made (recipe
+    look_ahead/classifier.yaml) has its card in its folder: README.md, with accuracy, calibration and reliability.png.
 
     Args:
         model, tokenizer, batch_size, max_length, device, dtype, trust_remote_code: see `NetworkReward`.
