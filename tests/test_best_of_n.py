@@ -29,7 +29,8 @@ MAKERS = [tiny_causal_lm, tiny_seq2seq, tiny_gru]
 
 def letters(prompts, completions, **columns):
     """Letters of the completion that its prompt has too: no two texts of a prompt are alike by accident only."""
-    return [sum(len(word) for word in text.split() if word[0] in prompt) for prompt, text in zip(prompts, completions)]
+    pairs = zip(prompts, completions, strict=True)
+    return [sum(len(word) for word in text.split() if word[0] in prompt) for prompt, text in pairs]
 
 
 def asked(model, prompts=PROMPTS, **settings):
@@ -174,10 +175,8 @@ def test_what_is_chosen_has_the_distribution_of_the_largest_of_n():
     n, rows = 3, 5_000
     expected = {}
     for text, share in table.items():
-        same, below = (
-            sum(p for other, p in table.items() if keep(level[other]))
-            for keep in (lambda value: value == level[text], lambda value: value < level[text])
-        )
+        same = sum(p for other, p in table.items() if level[other] == level[text])
+        below = sum(p for other, p in table.items() if level[other] < level[text])
         expected[text] = ((same + below) ** n - below**n) * share / same
     config = generation_config_for(model, tokenizer, max_new_tokens=2)
     ids = torch.full((rows, 1), 4)

@@ -53,7 +53,9 @@ def test_more_candidates_raise_the_reward_above_that_of_the_first(kind, folders,
     after = [row["rewards"]["early"] for row in rows]
     assert all(low <= high for low, high in zip(before, after, strict=True)) and sum(after) > sum(before)
     assert all(0 < row["length"] <= 6 for row in rows)
-    assert rows == rows_of(folders[kind], "--decoder", "best_of_n", "--n", "16", "--reward", REWARD, "--batch-size", "2")
+    assert rows == rows_of(
+        folders[kind], "--decoder", "best_of_n", "--n", "16", "--reward", REWARD, "--batch-size", "2"
+    )
     (one,) = rows_of(folders[kind], "--decoder", "best_of_n", "--n", "1", "--reward", REWARD)[:1]
     assert one["completion"] == one["first"]["completion"]
     capsys.readouterr()

@@ -31,9 +31,7 @@ def foreseen(reward, prompts, completions) -> torch.Tensor:
     model, tokenizer = reward.network()
     shares = []
     for prompt, completion in zip(prompts, completions, strict=True):
-        said, reply = (
-            text if isinstance(text, str) else text[-1]["content"] for text in (prompt, completion)
-        )
+        said, reply = (text if isinstance(text, str) else text[-1]["content"] for text in (prompt, completion))
         if not reply.strip():
             shares.append(float("nan"))
             continue
@@ -51,7 +49,11 @@ def data() -> Dataset:
 
 def test_in_our_ppo(reward, tmp_path):
     run = PPOTrainer(
-        tiny_causal_lm(), reward, PPOConfig(output_dir=str(tmp_path), **SETTINGS), data(), processing_class=tiny_tokenizer()
+        tiny_causal_lm(),
+        reward,
+        PPOConfig(output_dir=str(tmp_path), **SETTINGS),
+        data(),
+        processing_class=tiny_tokenizer(),
     )
     assert run.rewards == [reward]
     rollout = run.score(run.sample([{"prompt": TURNS[row // 4]} for row in range(8)]))
@@ -64,7 +66,11 @@ def test_in_our_ppo(reward, tmp_path):
 
 def test_in_trls_rloo(reward, tmp_path):
     run = RLOOTrainer(
-        tiny_causal_lm(), reward, RLOOConfig(output_dir=str(tmp_path), beta=0.0, **SETTINGS), data(), processing_class=tiny_tokenizer()
+        tiny_causal_lm(),
+        reward,
+        RLOOConfig(output_dir=str(tmp_path), beta=0.0, **SETTINGS),
+        data(),
+        processing_class=tiny_tokenizer(),
     )
     assert run.reward_funcs == [reward]
     run.train()
@@ -87,7 +93,9 @@ def test_in_best_of_n(reward, conversational):
     out = model.generate(
         input_ids=ids, attention_mask=mask, generation_config=config, custom_generate=best, prompts=turns
     )
-    expected = torch.stack([foreseen(reward, [turn] * 6, told) for turn, told in zip(turns, out.completions, strict=True)])
+    expected = torch.stack(
+        [foreseen(reward, [turn] * 6, told) for turn, told in zip(turns, out.completions, strict=True)]
+    )
     torch.testing.assert_close(out.candidate_rewards, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
     assert out.chosen.tolist() == expected.nan_to_num(-1).argmax(1).tolist()
     assert (expected.nan_to_num(0).max(1).values > expected.nanmean(1)).all()

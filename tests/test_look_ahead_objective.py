@@ -179,7 +179,9 @@ def test_the_baseline_gets_the_gradient_of_its_squared_error_and_the_policy_none
         weight, bias = model.value_head.linear.weight.double(), model.value_head.linear.bias.double()
         error = ((states @ weight.T + bias).squeeze(-1) - batch["returns"]) * mask * 0.7 / mask.sum()
     got = gradients[0.7]
-    torch.testing.assert_close(got["value_head.linear.weight"].double()[0], (error[..., None] * states).sum((0, 1)), **CLOSE)
+    torch.testing.assert_close(
+        got["value_head.linear.weight"].double()[0], (error[..., None] * states).sum((0, 1)), **CLOSE
+    )
     torch.testing.assert_close(got["value_head.linear.bias"].double()[0], error.sum(), **CLOSE)
     assert got["value_head.linear.bias"].abs() > 1e-3
 

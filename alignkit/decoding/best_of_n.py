@@ -64,7 +64,9 @@ class BestOfN:
 
     def __init__(self, reward: Any, processing_class: PreTrainedTokenizerBase, n: int = 8):
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ConfigError(f"best of n draws n samples of each prompt; expected a whole number of 1 or more, got {n!r}")
+            raise ConfigError(
+                f"best of n draws n samples of each prompt; expected a whole number of 1 or more, got {n!r}"
+            )
         self.reward = as_reward(reward)
         self.processing_class = processing_class
         self.n = n
@@ -167,7 +169,9 @@ class BestOfN:
         """Prompts and columns, a row for each candidate."""
         if prompts is None:
             if inputs_tensor is None or inputs_tensor.is_floating_point():
-                raise DataError("best of n was given no prompts that a reward could read; pass prompts=[...] to generate")
+                raise DataError(
+                    "best of n was given no prompts that a reward could read; pass prompts=[...] to generate"
+                )
             prompts = self.processing_class.batch_decode(inputs_tensor, skip_special_tokens=True)
         returned = config.num_return_sequences or 1
         wanted = len(input_ids) // returned

@@ -78,7 +78,13 @@ def best_of_n_rows(
                 )
                 columns_of_row = {key: example[key] for key in columns}
                 rows.append(
-                    {"prompt": prompts[i], **chosen, "length": len(their_ids[i]), "columns": columns_of_row, "first": first}
+                    {
+                        "prompt": prompts[i],
+                        **chosen,
+                        "length": len(their_ids[i]),
+                        "columns": columns_of_row,
+                        "first": first,
+                    }
                 )
     return rows
 

@@ -52,7 +52,9 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.decoder == "best_of_n":
         weights = [spec.get("weight", 1.0) for spec in read_rewards(args.reward, allow_code=not args.no_code).values()]
         chooser = WeightedSum(rewards, weights)
-        rows = best_of_n_rows(model, tokenizer, wanted, chooser=chooser, n=DEFAULT_N if args.n is None else args.n, **how)
+        rows = best_of_n_rows(
+            model, tokenizer, wanted, chooser=chooser, n=DEFAULT_N if args.n is None else args.n, **how
+        )
     else:
         rows = generate_rows(model, tokenizer, wanted, with_kl=False, decoder=SamplingDecoder(), **how)
     if args.output:
