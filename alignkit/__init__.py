@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AlignkitError": "errors",
+    "BestOfN": "decoding.best_of_n",
     "LearnedReward": "reward",
     "OnPolicyConfig": "trainers.on_policy_config",
     "OnPolicyTrainer": "trainers.on_policy",

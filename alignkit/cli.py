@@ -127,7 +127,10 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     source = generate.add_mutually_exclusive_group()
     source.add_argument("--prompts", type=Path, help="a text file with a prompt a line, or .jsonl with a column prompt")
     source.add_argument("--prompt", action="append", help="a prompt; may be given several times")
-    generate.add_argument("--decoder", default="sample", help="what chooses the tokens (default: sample)")
+    generate.add_argument(
+        "--decoder", default="sample", help="sample (default), or best_of_n: the sample that the rewards like most"
+    )
+    generate.add_argument("--n", type=int, metavar="N", help="samples that best_of_n chooses from (default: 8)")
     _add_reward(generate, "score with it")
     generate.add_argument("--count", type=int, default=1, metavar="N", help="completions a prompt (default: 1)")
     generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N")

@@ -1,6 +1,7 @@
 """The Python of the README and of every page of the documentation runs as printed, top to bottom, offline.
 
 A block after the line `<!-- no-run -->` is only compiled: it needs data, weights or minutes that a test does not have.
+A table after `<!-- measured: NAME, within 0.1 -->` has the figures of the page's variable NAME, rows by key.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from alignkit.testing import check_reward
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```python[^\n]*\n(.*?)^```\s*$", flags=re.S | re.M)
+MEASURED = re.compile(r"<!-- measured: (\w+), within ([\d.]+) -->\s*\n((?:\|.*\n)+)")
 SETTINGS = re.compile(r"<!-- settings: ([\w.]+):(\w+) -->\s*\n((?:\|.*\n)+)")
 
 
@@ -35,15 +37,31 @@ def blocks(text: str) -> list[tuple[int, str, bool]]:
 WITH_CODE = [page for page in PAGES if blocks(page.read_text(encoding="utf-8"))]
 
 
+def cells(row: str) -> list[str]:
+    return [cell.strip().strip("*`") for cell in row.strip().strip("|").split("|")]
+
+
+def check_figures(text: str, namespace: dict) -> None:
+    """Every table that says so has the figures that the page's own code just measured."""
+    for name, tolerance, table in MEASURED.findall(text):
+        header, _, *rows = table.splitlines()
+        printed = {row[0]: dict(zip(cells(header)[1:], map(float, row[1:]), strict=True)) for row in map(cells, rows)}
+        assert set(printed) == set(namespace[name]), f"the table of {name} has other rows"
+        for row, figures in printed.items():
+            assert figures == pytest.approx(namespace[name][row], abs=float(tolerance)), f"{name}, {row}"
+
+
 def run_page(page: Path) -> int:
     """Runs the page's blocks in one namespace; tracebacks show the page's own lines. Returns how many ran."""
     namespace = {"__name__": "__main__"}
     ran = 0
-    for line, code, runs in blocks(page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for line, code, runs in blocks(text):
         compiled = compile("\n" * line + code, str(page), "exec")
         if runs:
             exec(compiled, namespace)
             ran += 1
+    check_figures(text, namespace)
     return ran
 
 
@@ -64,6 +82,13 @@ def test_a_page_that_is_wrong_fails(tmp_path):
         run_page(page)
     page.write_text("<!-- no-run -->\n```python\nraise RuntimeError\n```\n```python\ny = 3\n```\n")
     assert run_page(page) == 1
+    table = "<!-- measured: seen, within 0.1 -->\n| system | share |\n| --- | --- |\n| one | 0.5 |\n\n"
+    page.write_text(table + "```python\nseen = {'one': {'share': 0.55}}\n```\n")
+    assert run_page(page) == 1
+    for wrong in ("{'one': {'share': 0.65}}", "{'one': {'share': 0.5}, 'two': {'share': 0.5}}"):
+        page.write_text(table + f"```python\nseen = {wrong}\n```\n")
+        with pytest.raises(AssertionError):
+            run_page(page)
 
 
 YAML = re.compile(r"^```yaml[^\n]*\n(.*?)^```\s*$", flags=re.S | re.M)

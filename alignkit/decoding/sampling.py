@@ -133,14 +133,14 @@ class SamplingDecoder:
             ModelError: values are asked of a model without a value head on its own trunk.
         """
         # `generate` drops the question on its way to a callable, so it is answered here
-        loop = _SamplingLoop(
+        loop = SamplingLoop(
             self.with_values, weights_are_shared(model) if synced_gpus is None else synced_gpus, self.uniform
         )
         # `Trainer` may have left the model in training mode, with dropout that scoring does not have
         was_training = model.training
         model.eval()
         try:
-            with _mask_is_not_forgotten(model):
+            with mask_is_not_forgotten(model):
                 model.generate(
                     input_ids=prompt_ids,
                     attention_mask=prompt_mask,
@@ -149,21 +149,26 @@ class SamplingDecoder:
                 )
         finally:
             model.train(was_training)
-        mask = torch.stack(loop.alive, 1)
+        ids, mask = loop.drawn()
         values = torch.stack(loop.values, 1) * mask if loop.values else None
         return Completions(
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,
-            completion_ids=torch.stack(loop.tokens, 1),
-            completion_mask=mask.long(),
+            completion_ids=ids,
+            completion_mask=mask,
             log_probs=torch.stack(loop.log_probs, 1) * mask,
             values=values,
             log_density=(torch.stack(loop.log_densities, 1) * mask).sum(1),
         )
 
 
-class _SamplingLoop:
-    """The `custom_generate` callable: the sampling loop of `generate`, with a memory."""
+class SamplingLoop:
+    """The `custom_generate` callable: the sampling loop of `generate`, with a memory. It serves one call.
+
+    Args:
+        with_values, uniform: see `SamplingDecoder`.
+        synced_gpus: whether rows that have ended go on in the forward until other processes have ended too.
+    """
 
     def __init__(self, with_values: bool, synced_gpus: bool, uniform: torch.Tensor | None):
         self.with_values = with_values
@@ -174,6 +179,10 @@ class _SamplingLoop:
         self.log_probs: list[torch.Tensor] = []
         self.log_densities: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
+
+    def drawn(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids of the completions (B, T), padded on the right, and their mask, 1 up to and including the end."""
+        return torch.stack(self.tokens, 1), torch.stack(self.alive, 1).long()
 
     def __call__(
         self,
@@ -242,7 +251,7 @@ class _SamplingLoop:
 
 
 @contextmanager
-def _mask_is_not_forgotten(model: nn.Module) -> Iterator[None]:
+def mask_is_not_forgotten(model: nn.Module) -> Iterator[None]:
     """`generate` drops a mask of ones; some models then take the padding of rows that have ended, or a beginning with a
     token that also pads, for padding without a mask, and tell the user to pass one. They do not look here."""
     inside = [module for module in model.modules() if isinstance(module, PreTrainedModel)]

@@ -9,31 +9,34 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from alignkit.compose import WeightedSum
 from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
 from alignkit.errors import AlignkitError, DataError
 from alignkit.held_out import generate_rows
 from alignkit.json_lines import read_json_lines
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
+from alignkit.recipe import read_rewards
 from alignkit.reward import check_columns
+from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.ingredients import build_named_rewards
 from alignkit.settings import did_you_mean
 from alignkit.text import completion_text, prompt_text
 from alignkit.whole_files import write_text
 
-DECODERS: dict[str, Any] = {"sample": SamplingDecoder}
+DEFAULT_N = 8
+DECODERS = ("sample", "best_of_n")
 
 
 def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Completes the prompts that the command line names; prints or writes the rows, and returns them.
 
     Raises:
-        AlignkitError: an unknown decoder, prompts that cannot be read, a reward that does not exist, does not take its
-            settings, or needs columns that the prompts lack.
+        AlignkitError: an unknown decoder or settings that it does not have, prompts that cannot be read, a reward that
+            does not exist, does not take its settings, or needs columns that the prompts lack.
     """
     quiet_hosts()
-    if args.decoder not in DECODERS:
-        raise AlignkitError(f"there is no decoder {args.decoder!r}{did_you_mean(args.decoder, DECODERS)}")
+    _check_decoder(args)
     if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
         raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
     examples = read_prompts(args.prompts) if args.prompts else [{"prompt": prompt} for prompt in args.prompt]
@@ -41,19 +44,19 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     check_columns(rewards, examples[0])
     tokenizer = load_tokenizer(args.model)
     model = load_causal_or_seq2seq(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    rows = generate_rows(
-        model,
-        tokenizer,
-        [example for example in examples for _ in range(args.count)],
-        generation_config=sampling_settings(
-            model, tokenizer, args.max_new_tokens, args.temperature, top_p=args.top_p, top_k=args.top_k
-        ),
-        reward_funcs=rewards,
-        with_kl=False,
-        decoder=DECODERS[args.decoder](),
-        batch_size=args.batch_size,
-        seed=args.seed,
+    config = sampling_settings(
+        model, tokenizer, args.max_new_tokens, args.temperature, top_p=args.top_p, top_k=args.top_k
     )
+    wanted = [example for example in examples for _ in range(args.count)]
+    how = {"generation_config": config, "reward_funcs": rewards, "batch_size": args.batch_size, "seed": args.seed}
+    if args.decoder == "best_of_n":
+        weights = [spec.get("weight", 1.0) for spec in read_rewards(args.reward, allow_code=not args.no_code).values()]
+        chooser = WeightedSum(rewards, weights)
+        rows = best_of_n_rows(
+            model, tokenizer, wanted, chooser=chooser, n=DEFAULT_N if args.n is None else args.n, **how
+        )
+    else:
+        rows = generate_rows(model, tokenizer, wanted, with_kl=False, decoder=SamplingDecoder(), **how)
     if args.output:
         lines = [json.dumps(_written(row), ensure_ascii=False) for row in rows]
         write_text(args.output, "".join(line + "\n" for line in lines))
@@ -61,6 +64,19 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     else:
         _show(rows, Console())
     return rows
+
+
+def _check_decoder(args: argparse.Namespace) -> None:
+    if args.decoder not in DECODERS:
+        raise AlignkitError(f"there is no decoder {args.decoder!r}{did_you_mean(args.decoder, DECODERS)}")
+    if args.decoder != "best_of_n" and args.n is not None:
+        raise AlignkitError(f"--n {args.n} is for --decoder best_of_n; several samples of each prompt are --count")
+    if args.n is not None and args.n < 1:
+        raise AlignkitError(f"--n is a whole number of 1 or more, got {args.n}")
+    if args.decoder == "best_of_n" and not args.reward:
+        raise AlignkitError("--decoder best_of_n chooses by a reward; name one with --reward")
+    if args.decoder == "best_of_n" and args.temperature == 0:
+        raise AlignkitError("--decoder best_of_n samples, and --temperature 0 does not; take one above 0")
 
 
 def sampling_settings(model: Any, tokenizer: Any, max_new_tokens: int, temperature: float, **settings: Any) -> Any:
@@ -96,13 +112,16 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
 
 def _written(row: dict[str, Any]) -> dict[str, Any]:
     kept = {key: row[key] for key in ("prompt", "completion", "rewards", "length")}
-    return {**row["columns"], **kept}
+    return {**row["columns"], **kept, **({"first": row["first"]} if "first" in row else {})}
 
 
 def _show(rows: list[dict[str, Any]], console: Console) -> None:
     for row in rows:
-        scores = "  ".join(f"{name} {score:.3f}" for name, score in row["rewards"].items() if score is not None)
-        text = f"[dim]{escape(prompt_text(row['prompt']))}[/dim]{escape(completion_text(row['completion']))}"
-        console.print(text, highlight=False)
-        if scores:
-            console.print(f"  [cyan]{escape(scores)}[/cyan]", highlight=False)
+        prompt = f"[dim]{escape(prompt_text(row['prompt']))}[/dim]"
+        for label, said in (("first  ", row.get("first")), ("chosen ", row)):
+            if said is None:
+                continue
+            scores = "  ".join(f"{name} {score:.3f}" for name, score in said["rewards"].items() if score is not None)
+            console.print(prompt + escape(completion_text(said["completion"])), highlight=False)
+            if scores:
+                console.print(f"  [cyan]{label if 'first' in row else ''}{escape(scores)}[/cyan]", highlight=False)
