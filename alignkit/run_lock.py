@@ -43,7 +43,8 @@ def only_run_in(folder: str | Path, setting: str = "output_dir") -> Iterator[Non
         setting: the setting that names it, for the messages.
 
     Raises:
-        AlignkitError: another run is at work there; the message names its process.
+        AlignkitError: another run is at work there, and the message names its process; or the lock's file cannot be
+            used, and the message says why.
         ConfigError: nothing can be written there.
     """
     from accelerate import PartialState
@@ -77,8 +78,12 @@ def _lock(folder: str | Path, setting: str) -> Iterator[None]:
         return
     _held[place] = held
     try:
-        os.ftruncate(held, 0)
-        os.pwrite(held, f"{json.dumps(_this_process())}\n".encode(), 0)
+        try:
+            os.ftruncate(held, 0)
+            os.pwrite(held, f"{json.dumps(_this_process())}\n".encode(), 0)
+        except OSError as error:
+            advice = "make room there, or choose another folder"
+            raise AlignkitError(_unusable(place, setting, "written", error, advice)) from error
         yield
     finally:
         if _held.pop(place, None) is not None:  # else this is a process that was forked inside
@@ -96,12 +101,25 @@ def _locked(place: Path, folder: str | Path, setting: str) -> int | None:
     if fcntl is None:
         _say_not_guarded(folder, "this system has no flock")
         return None
+    others = False  # whether the file is one that this user may only read
     while True:
-        place.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # a run that ended just now took its empty folder away
+            place.mkdir(parents=True, exist_ok=True)
+            if others:
+                handle = os.open(place / LOCK, os.O_RDONLY)
+            else:
+                handle = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask, as for any other file
+        except FileNotFoundError:  # a run that ended just now took its empty folder, or its file, away
+            others = False
             continue
+        except PermissionError as error:
+            if others or not (place / LOCK).exists():
+                raise AlignkitError(_of_another(place, setting, "opened", error)) from error
+            others = True  # it can be locked all the same
+            continue
+        except OSError as error:
+            advice = "see what stands there, make room, or choose another folder"
+            raise AlignkitError(_unusable(place, setting, "opened", error, advice)) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -110,11 +128,27 @@ def _locked(place: Path, folder: str | Path, setting: str) -> int | None:
             raise AlignkitError(_in_use(folder, setting, holder)) from None
         except OSError as error:
             os.close(handle)
+            if others:  # some network folders lock only what may be written: whether its run lives cannot be told
+                raise AlignkitError(_of_another(place, setting, "locked", error)) from error
             _say_not_guarded(folder, error.strerror or str(error))
             return None
-        if _is_file(handle, place / LOCK):
+        if not _is_file(handle, place / LOCK):
+            os.close(handle)  # its run ended between the lines above, and removed the file: this one locks nothing
+        elif others:
+            _remove_left_over(handle, place, setting)
+            others = False
+        else:
             return handle
-        os.close(handle)  # its run ended between the two lines above, and removed the file: this one locks nothing
+
+
+def _remove_left_over(handle: int, place: Path, setting: str) -> None:
+    """Remove the file of another user whose run has gone; `handle` has its lock, so nobody else can be at work."""
+    try:
+        (place / LOCK).unlink()
+    except OSError as error:
+        raise AlignkitError(_of_another(place, setting, "removed", error)) from error
+    finally:
+        os.close(handle)
 
 
 def _is_file(handle: int, path: Path) -> bool:
@@ -140,6 +174,19 @@ def _in_use(folder: str | Path, setting: str, holder: bytes) -> str:
         f"Wait until it has ended, end it with {end} (alignkit train then saves a checkpoint), or choose another "
         f"{setting}"
     )
+
+
+def _of_another(place: Path, setting: str, done: str, error: OSError) -> str:
+    """For the file of another user, of which it cannot be told, or made use of, that its run has gone."""
+    advice = (
+        "it is another user's: if their run has ended, have it deleted, and the folder made one that you may write to; "
+        "else wait, or choose another folder"
+    )
+    return _unusable(place, setting, done, error, advice)
+
+
+def _unusable(place: Path, setting: str, done: str, error: OSError, advice: str) -> str:
+    return f"{setting}: {place / LOCK} cannot be {done}: {error.strerror or error}; {advice}"
 
 
 def _say_not_guarded(folder: str | Path, why: str) -> None:

@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 
 from alignkit.json_lines import read_json_lines, replace_json_lines
+from alignkit.path_names import without_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL_PATH = re.compile(r"(?<![\w.])(?:/[\w.~-]+){2,}")
@@ -31,11 +32,7 @@ def held_out_rows(metrics: Path) -> list[dict]:
 
 def without_paths(value):
     """The value with every absolute path reduced to its last part."""
-    if isinstance(value, dict):
-        return {key: without_paths(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [without_paths(part) for part in value]
-    return LOCAL_PATH.sub(lambda match: Path(match.group()).name, value) if isinstance(value, str) else value
+    return without_folders(value, instead="")
 
 
 def publish(run: Path, study: str, method: str | None, results: Path) -> Path:

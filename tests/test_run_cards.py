@@ -19,7 +19,7 @@ from alignkit.recipe import load_recipe
 from alignkit.report.reading import read_run
 from alignkit.report.words import written
 from alignkit.run import run_recipe
-from alignkit.run.card import render_card, write_card
+from alignkit.run.card import _hub_data, render_card, write_card
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 WORDS = {"text": ["the film was good .", "the plot was bad ."] * 8}
@@ -161,6 +161,46 @@ def test_what_the_base_and_the_data_are_called_on_the_hub_is_in_the_metadata(run
     model, tokenizer = load_causal_or_seq2seq(run / "model"), load_tokenizer(run / "model")
     data = ModelCard(render_card(read_run(run), run / "model", recipe, model, tokenizer)).data
     assert (data.base_model, data.datasets, data.license) == ("someone/small-lm", ["someone/texts"], "apache-2.0")
+
+
+def card_with(run: Path, settings=(), **facts) -> ModelCard:
+    """The card of a run, had its recipe and its environment been these."""
+    files = read_run(run)
+    files.environment.update(facts)
+    recipe = load_recipe(run / "recipe.yaml", settings)
+    model, tokenizer = load_causal_or_seq2seq(run / "model"), load_tokenizer(run / "model")
+    return ModelCard(render_card(files, run / "model", recipe, model, tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("by_accelerate", "start"),
+    [(False, "torchrun --nproc_per_node 2 -m alignkit"), (True, "accelerate launch ... -m alignkit")],
+)
+def test_the_command_has_its_launcher_and_does_not_continue(by_accelerate, start, runs, monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if by_accelerate:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    words = ["__main__.py", "train", "/data/ann smith/r3.yaml", "data={use: x, path: /data/ann smith/y}", "--resume"]
+    card = str(card_with(runs("plain"), command=words, num_processes=2))
+    said = f"```bash\n{start} train path/to/r3.yaml 'data={{use: x, path: path/to/y}}'\n```"
+    assert said in card and "smith" not in card and "2 processes on" in card
+    assert ("stands for the settings of accelerate" in card) is by_accelerate
+
+
+def test_no_folder_is_left_in_the_recipe_whatever_it_is_called(runs):
+    paths = ["/data/lab anna/x.parquet", "file:///data/anna/x.parquet", "/data/x:/data/anna/y/z", "/data/a,anna/lm"]
+    for path in paths:
+        card = card_with(runs("plain"), [f"data={{use: files, path: '{path}'}}"]).content
+        assert "anna" not in card, path
+        assert card.count("path: path/to/") == 1, path
+
+
+def test_the_data_sets_inside_others_are_in_the_metadata(runs):
+    imdb, hub = "{use: imdb, form: text}", "{use: hub, name: someone/texts}"
+    mix = f"data={{use: mix, parts: [{imdb}, {hub}, {imdb}]}}"
+    assert card_with(runs("plain"), [mix]).data.datasets == ["stanfordnlp/imdb", "someone/texts"]
+    ahead = "{use: look_ahead, of: {use: dailydialog}, labeller: {use: sentiment, model: someone/classifier}}"
+    assert _hub_data(yaml.safe_load(ahead)) == ["OpenRL/daily_dialog"]
 
 
 def test_the_card_of_a_trainers_checkpoints_gives_way_to_that_of_the_run(runs):

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -166,3 +167,62 @@ def test_a_trainer_that_saves_is_refused_and_goes_on_when_the_other_was_killed(t
         other.kill()
         trainer.train(resume_from_checkpoint=True)
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"] and not (tmp_path / LOCK).exists()
+
+
+@contextmanager
+def with_fewer_rights(file: Path, mode: int):
+    """The file has these rights and we are not its mighty owner: root becomes another user meanwhile."""
+    file.chmod(mode)
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def shared():
+    """A folder that every user may write to, and reach."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_the_run_of_another_user_is_named_while_it_lives_and_in_nobodys_way_when_it_was_killed(shared):
+    with other_run(shared) as other:
+        with (
+            with_fewer_rights(shared / LOCK, 0o444),
+            pytest.raises(AlignkitError, match=rf"another run .* process {other.pid} on"),
+            only_run_in(shared),
+        ):
+            pytest.fail("two at once")
+        other.kill()
+        with with_fewer_rights(shared / LOCK, 0o444), only_run_in(shared):
+            assert json.loads((shared / LOCK).read_text())["pid"] == os.getpid()
+    assert not (shared / LOCK).exists()
+
+
+def test_a_lock_that_may_not_even_be_read_is_named_with_what_to_do(shared):
+    (shared / LOCK).touch()
+    with (
+        with_fewer_rights(shared / LOCK, 0o000),
+        pytest.raises(AlignkitError, match=rf"^output_dir: .*{LOCK} cannot be opened: Permission denied; .* deleted"),
+        only_run_in(shared),
+    ):
+        pytest.fail("not refused")
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def full(handle, content, place):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_lock.os, "pwrite", full)
+    with (
+        pytest.raises(AlignkitError, match=rf"{LOCK} cannot be written: No space left on device; make room"),
+        only_run_in(tmp_path),
+    ):
+        pytest.fail("not refused")
+    assert list(tmp_path.iterdir()) == [], "nothing is left that would lock"

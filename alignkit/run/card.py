@@ -6,7 +6,6 @@ licence only where the base says one.
 
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -19,12 +18,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from alignkit.data import DATASETS
 from alignkit.models.adapters import QUANTIZATION_FILE, holds_adapter
 from alignkit.models.locating import RUN_MODEL, resolve_model
+from alignkit.path_names import without_folders
 from alignkit.recipe import Recipe
 from alignkit.recipe.reading import dump_yaml
 from alignkit.report.reading import RunFiles, read_run
 from alignkit.report.reliability import reliability_section, write_diagram
 from alignkit.report.sections import is_per_token_kl
 from alignkit.report.words import figure_of, signed, written
+from alignkit.run.environment import launch_command
 from alignkit.trainers.model_card import HOSTS_MARK, local_name
 from alignkit.whole_files import write_text
 
@@ -59,8 +60,6 @@ METHODS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "classifier": ("supervised classification, by transformers' Trainer", []),
 }
 _PIPELINES = {"classifier": "text-classification", "causal": "text-generation"}
-# an absolute path, up to its last part; not the path of an address such as https://example.org/a/b
-_ABSOLUTE = re.compile(r"(?<![\w.~:/-])/(?:[^\s/'\",:=]+/)+")
 
 
 def write_card(folder: str | Path, recipe: Recipe, model: Any, tokenizer: Any) -> Path:
@@ -103,7 +102,7 @@ def render_card(run: RunFiles, saved: Path, recipe: Recipe, model: Any, tokenize
         pipeline_tag=_PIPELINES.get(kind),
         base_model=base if base and _is_on_hub(base) else None,
         base_model_relation=("adapter" if adapter else "finetune") if base and _is_on_hub(base) else None,
-        datasets=[name for data in _data(recipe) if (name := _hub_data(data))] or None,
+        datasets=list(dict.fromkeys(name for data in _data(recipe) for name in _hub_data(data))) or None,
         license=licence,
         tags=["alignkit", recipe.trainer],
     )
@@ -139,23 +138,14 @@ def render_card(run: RunFiles, saved: Path, recipe: Recipe, model: Any, tokenize
             (name, f"{part['rows']:,}", ", ".join(f"`{column}`" for column in part["columns"]))
             for name, part in facts["data"].items()
         ],
-        command=without_folders(_command(facts["command"])),
-        recipe=without_folders(dump_yaml(recipe.to_dict())).rstrip(),
+        command=launch_command(without_folders(facts["command"]), facts["num_processes"], accelerate_settings="..."),
+        recipe=dump_yaml(without_folders(recipe.to_dict())).rstrip(),
         parameters=f"{facts['trainable_parameters']:,} of {facts['parameters']:,} parameters",
         machine=_machine(facts),
         versions=", ".join(f"{name} {version}" for name, version in facts["packages"].items()),
         licence=_licence_sentence(licence),
     )
     return re.sub(r"\n{3,}", "\n\n", page).rstrip() + "\n"
-
-
-def without_folders(text: str) -> str:
-    """The text with the folders of absolute paths left out: they say where its writer lives.
-
-    >>> without_folders("alignkit train /data/ann/mine.yaml model=/data/ann/lm runs/a https://example.org/a/b")
-    'alignkit train path/to/mine.yaml model=path/to/lm runs/a https://example.org/a/b'
-    """
-    return _ABSOLUTE.sub("path/to/", text)
 
 
 def _base(recipe: Recipe) -> str | None:
@@ -200,7 +190,7 @@ def _rewards(recipe: Recipe, origins: list[dict[str, Any]]) -> list[tuple[str, s
         code = f"{origin.get('distribution') or 'none'} {origin.get('version') or ''}".strip()
         settings = {key: value for key, value in spec.items() if key not in ("use", "weight")}
         shown = f"`{_cell(_settings(settings))}`" if settings else ""
-        rows.append((f"`{name}`", f"{weight:g}", f"`{_cell(without_folders(origin['target']))}`", code, shown))
+        rows.append((f"`{_cell(without_folders(name))}`", f"{weight:g}", f"`{_cell(without_folders(origin['target']))}`", code, shown))
     return rows
 
 
@@ -210,25 +200,21 @@ def _data(recipe: Recipe) -> list[dict[str, Any]]:
     return [own, recipe.data["ptx"]] if recipe.data.get("ptx") else [own]
 
 
-def _hub_data(data: dict[str, Any]) -> str | None:
-    """The hub id of a data set: its own, or the one that alignkit's reader of it is for."""
+def _hub_data(data: dict[str, Any]) -> list[str]:
+    """The hub ids of a data set and of those that it is made of: its own, or what alignkit's reader of it is for."""
     if data["use"] == "hub":
-        return str(data["name"])
-    return getattr(import_module(DATASETS[data["use"]].module), "HUB_ID", None)
+        return [str(data["name"])]
+    own = getattr(import_module(DATASETS[data["use"]].module), "HUB_ID", None)
+    inside = [*data.get("parts", []), *([data["of"]] if "of" in data else [])]  # of a mix, and of look_ahead
+    return ([own] if own else []) + [name for part in inside for name in _hub_data(part)]
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    return without_folders(json.dumps(settings, ensure_ascii=False, default=str))
+    return json.dumps(without_folders(settings), ensure_ascii=False, default=str)
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")
-
-
-def _command(words: list[str]) -> str:
-    if len(words) > 1 and words[1] == "train":
-        return shlex.join(["alignkit", *words[1:]])
-    return ""  # started from Python
 
 
 def _machine(facts: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import shlex
 import sys
 import warnings
 from typing import Any
@@ -168,3 +169,27 @@ def _memory_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def launch_command(words: list[str], processes: int, accelerate_settings: str = "(as before)") -> str:
+    """The shell command that starts a run as this process was started, with its launcher where there are several.
+
+    `--resume` and `--overwrite` are left out: they are for what lay in the folder then.
+
+    Args:
+        words: of the command, see `command_line`.
+        processes: that train together.
+        accelerate_settings: what to write for the settings of `accelerate launch`, which no process is told.
+
+    Returns:
+        empty where the run was started from Python.
+    """
+    program, *given = words or [""]
+    if given[:1] != ["train"] or program not in ("alignkit", "__main__.py"):
+        return ""
+    start = "alignkit" if program == "alignkit" else "python -m alignkit"
+    if processes > 1:  # one process would train with a smaller batch
+        by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+        torchrun = f"torchrun --nproc_per_node {processes}"
+        start = f"{f'accelerate launch {accelerate_settings}' if by_accelerate else torchrun} -m alignkit"
+    return f"{start} {shlex.join([word for word in given if word not in ('--resume', '--overwrite')])}"
