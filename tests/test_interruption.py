@@ -232,7 +232,7 @@ def test_the_command_that_continues(arguments, said, monkeypatch, tmp_path):
     "by_accelerate, said",
     [
         (False, "torchrun --nproc_per_node 2 -m alignkit train r.yaml --resume"),
-        (True, "accelerate launch (as before) -m alignkit train r.yaml --resume"),
+        (True, "accelerate launch (with the same settings) -m alignkit train r.yaml --resume"),
     ],
 )
 def test_several_processes_are_continued_by_as_many(by_accelerate, said, monkeypatch, tmp_path):

@@ -163,6 +163,26 @@ def test_what_the_base_and_the_data_are_called_on_the_hub_is_in_the_metadata(run
     assert (data.base_model, data.datasets, data.license) == ("someone/small-lm", ["someone/texts"], "apache-2.0")
 
 
+@pytest.mark.parametrize(
+    ("processes", "by_accelerate", "said"),
+    [
+        (1, False, "alignkit train r3.yaml\n"),
+        (2, False, "torchrun --nproc_per_node 2 -m alignkit train r3.yaml\n"),
+        (2, True, "accelerate launch (with the same settings) -m alignkit train r3.yaml\n"),
+    ],
+)
+def test_a_card_names_the_launcher_and_not_the_resuming(processes, by_accelerate, said, runs, monkeypatch):
+    run = runs("plain")
+    found = read_run(run)
+    found.environment.update(command=["__main__.py", "train", "r3.yaml", "--resume"], num_processes=processes)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if by_accelerate:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    model, tokenizer = load_causal_or_seq2seq(run / "model"), load_tokenizer(run / "model")
+    card = render_card(found, run / "model", load_recipe(run / "recipe.yaml"), model, tokenizer)
+    assert f"```bash\n{said}```" in card
+
+
 def test_the_card_of_a_trainers_checkpoints_gives_way_to_that_of_the_run(runs):
     run = runs("plain")
     host, own = run / "README.md", run / "model" / "README.md"

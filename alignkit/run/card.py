@@ -6,7 +6,6 @@ licence only where the base says one.
 
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +23,7 @@ from alignkit.recipe.reading import dump_yaml
 from alignkit.report.reading import RunFiles, read_run
 from alignkit.report.sections import is_per_token_kl
 from alignkit.report.words import figure_of, signed, written
+from alignkit.run.environment import launched
 from alignkit.trainers.model_card import HOSTS_MARK, local_name
 from alignkit.whole_files import write_text
 
@@ -135,7 +135,7 @@ def render_card(run: RunFiles, saved: Path, recipe: Recipe, model: Any, tokenize
             (name, f"{part['rows']:,}", ", ".join(f"`{column}`" for column in part["columns"]))
             for name, part in facts["data"].items()
         ],
-        command=without_folders(_command(facts["command"])),
+        command=without_folders(_command(facts["command"], facts["num_processes"])),
         recipe=without_folders(dump_yaml(recipe.to_dict())).rstrip(),
         parameters=f"{facts['trainable_parameters']:,} of {facts['parameters']:,} parameters",
         machine=_machine(facts),
@@ -221,9 +221,9 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")
 
 
-def _command(words: list[str]) -> str:
-    if len(words) > 1 and words[1] == "train":
-        return shlex.join(["alignkit", *words[1:]])
+def _command(words: list[str], processes: int) -> str:
+    if len(words) > 1 and words[1] == "train":  # what was resumed was begun by the same words without it
+        return launched((word for word in words[1:] if word != "--resume"), processes)
     return ""  # started from Python
 
 

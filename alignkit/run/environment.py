@@ -4,8 +4,10 @@ import importlib.metadata
 import logging
 import os
 import platform
+import shlex
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from alignkit.errors import ConfigError
@@ -146,6 +148,27 @@ def environment_lines(environment: dict[str, Any]) -> list[str]:
 def command_line() -> list[str]:
     """How this process was started, the program by its name only."""
     return [os.path.basename(sys.argv[0]), *sys.argv[1:]] if sys.argv else []
+
+
+def launched(words: Iterable[str], processes: int, program: str = "alignkit") -> str:
+    """The command of these words, behind the launcher that started this process where several train together.
+
+    Args:
+        words: behind the program's name.
+        processes: that train together.
+        program: what starts one process.
+
+    >>> launched(["train", "mine.yaml"], 1)
+    'alignkit train mine.yaml'
+    """
+    if processes > 1:
+        # accelerate leaves no word of its launch file or its options
+        by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+        launcher = (
+            "accelerate launch (with the same settings)" if by_accelerate else f"torchrun --nproc_per_node {processes}"
+        )
+        program = f"{launcher} -m alignkit"
+    return f"{program} {shlex.join(words)}"
 
 
 def _version(package: str) -> str | None:

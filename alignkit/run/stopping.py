@@ -1,7 +1,5 @@
 """What a run says when it ends before its end, and how to go on from there."""
 
-import os
-import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from accelerate import PartialState
 
 from alignkit.errors import AlignkitError, CheckpointError
 from alignkit.report import write_report
-from alignkit.run.environment import command_line
+from alignkit.run.environment import command_line, launched
 from alignkit.run.folder import RunFolder
 from alignkit.trainers.checkpoint_files import choose_checkpoint
 from alignkit.whole_files import is_lack_of_room
@@ -24,11 +22,9 @@ def how_to_continue(folder: Path) -> str:
     start = "alignkit" if program == "alignkit" else "python -m alignkit"
     if given[:1] != ["train"] or program not in ("alignkit", "__main__.py"):
         start, given = "alignkit", ["train", str(folder / "recipe.yaml")]
-    if (processes := PartialState().num_processes) > 1:  # one process would go on with a smaller batch
-        by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
-        launcher = "accelerate launch (as before)" if by_accelerate else f"torchrun --nproc_per_node {processes}"
-        start = f"{launcher} -m alignkit"
-    return f"{start} {shlex.join([*(word for word in given if word not in ('--resume', '--overwrite')), '--resume'])}"
+    words = [word for word in given if word not in ("--resume", "--overwrite")]
+    # one process would go on with a smaller batch
+    return launched([*words, "--resume"], PartialState().num_processes, start)
 
 
 def end_stopped(number: int, folder: RunFolder) -> NoReturn:
