@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 from huggingface_hub import is_offline_mode
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from alignkit.data import DATASETS, known_columns
-from alignkit.errors import ConfigError, DataError, ModelError
+from alignkit.errors import DataError, ModelError
 from alignkit.models.adapters import check_adapter
 from alignkit.models.loading import has_weights, load_tokenizer
 from alignkit.models.locating import RUN_MODEL, resolve_model
+from alignkit.models.precision import named_dtype
 from alignkit.recipe import Recipe
 from alignkit.reward import check_columns, required_columns, unique_names
 from alignkit.run.ingredients import Ingredients, build_metrics, build_reward, gather, try_rewards
-from alignkit.run.memory import held, shapes
+from alignkit.run.memory import Held, held, shapes, stored
 from alignkit.run.models import (
     SOURCE_OPTIONS,
     adapter_config,
@@ -46,6 +47,7 @@ class DryRun:
         self.recipe = recipe
         self.config = config
         self.unchecked: list[str] = []
+        self.configs: dict[str, PretrainedConfig] = {}  # of the models that are here, by where the recipe names them
 
     def passed(self, what: str) -> None:
         """A line for something that is right."""
@@ -90,7 +92,10 @@ class DryRun:
         """The model and those that rewards and metrics name: configuration, tokenizer and weight files, if here."""
         if "scratch" in self.recipe.model:
             self.passed("model: from scratch")
-        return {where: self._model(where, name) for where, name in named_models(self.recipe).items()}
+        here = {where: self._model(where, name) for where, name in named_models(self.recipe).items()}
+        if "model" in self.configs and self.recipe.kind.family != "classifier":
+            self.passed(f"memory: {foretell(self.recipe, self.config, self.configs).sentence()}")
+        return here
 
     def _model(self, where: str, name: str) -> bool:
         try:
@@ -115,34 +120,47 @@ class DryRun:
         config = AutoConfig.from_pretrained(folder, **source)
         tokenizer = load_tokenizer(folder, **source)
         self.passed(f"{where}: {name}, type {config.model_type}, tokenizer of {len(tokenizer)}")
-        if where == "model" and self.recipe.kind.family != "classifier":
-            self.memory(config)
+        self.configs[where] = config
         return True
 
-    def memory(self, model_config: Any) -> None:
-        """What training will hold, from the shapes of the model's weights."""
-        recipe, config = self.recipe, self.config
-        options = {**loading_options(recipe), **(getattr(config, "model_init_kwargs", None) or {})}
-        dtype = options.get("dtype") or "float32"
-        known = (
-            model_config.dtype or torch.float32 if dtype == "auto" else getattr(torch, str(dtype).split(".")[-1], None)
-        )
-        if not isinstance(known, torch.dtype):
-            raise ConfigError(f"model.dtype: {dtype!r} is no precision; expected float32, bfloat16, float16 or auto")
-        model = shapes(model_config, known, trust_remote_code=bool(options.get("trust_remote_code")))
-        adapter = adapter_config(recipe)
-        check_adapter(model, adapter)
-        learned = getattr(config, "baseline", None) == "learned"
-        found = held(
-            model,
-            optim=str(getattr(config.optim, "value", config.optim)),
-            adapter=adapter,
-            quantization=quantization_config(recipe),
-            values=recipe.trainer == "ppo" or learned,
-            separate_critic=getattr(config, "separate_critic", False),
-            reference=recipe.kind.family == "on_policy",
-        )
-        self.passed(f"memory: {found.sentence()}")
+
+def foretell(recipe: Recipe, config: Any, configs: dict[str, PretrainedConfig]) -> Held:
+    """What training will hold, from the shapes of the weights.
+
+    Args:
+        recipe: of a language model that is loaded by name.
+        config: its trainer's config.
+        configs: of `model`, and of `model.reference` where the recipe names one that is here.
+
+    Raises:
+        ModelError: a precision that there is not, or an adapter that fits no layer.
+    """
+    options = {**loading_options(recipe), **(getattr(config, "model_init_kwargs", None) or {})}
+    model = _shapes(configs["model"], options)
+    adapter = adapter_config(recipe)
+    check_adapter(model, adapter)
+    learned = getattr(config, "baseline", None) == "learned"
+    found = held(
+        model,
+        optim=str(getattr(config.optim, "value", config.optim)),
+        optim_args=config.optim_args,
+        adapter=adapter,
+        quantization=quantization_config(recipe),
+        values=recipe.trainer == "ppo" or learned,
+        separate_critic=getattr(config, "separate_critic", False),
+        reference=recipe.kind.family == "on_policy",
+    )
+    if "reference" not in recipe.model:
+        return found
+    options, other = reference_options(recipe), configs.get("model.reference")
+    size = None if other is None else stored(_shapes(other, options), options.get("quantization_config"))
+    return dataclasses.replace(found, reference=size)
+
+
+def _shapes(config: PretrainedConfig, options: dict[str, Any]) -> Any:
+    dtype = options.get("dtype") or "float32"
+    known = config.dtype or torch.float32 if dtype == "auto" else named_dtype(dtype)
+    return shapes(config, known, trust_remote_code=bool(options.get("trust_remote_code")))
 
 
 def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:

@@ -4,6 +4,7 @@ Weights, gradients, the optimiser's states and the reference; `docs/memory.md` h
 on top (activations, caches, the networks of rewards).
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,11 @@ GIB = 2**30
 # is quantised doubly, 1 byte for each 64 and 4 for each 64 * 256; 8-bit states have 4 for each 256, and tensors below
 # 4096 values keep 32 bits
 _BLOCK_OF_WEIGHTS, _BLOCK_OF_SCALES, _BLOCK_OF_STATES, _LEAST_8BIT = 64, 256, 256, 4096
-# optimiser -> numbers that it keeps for each weight; each as wide as the weight, or 8 or 32 bits where its name says so
-_STATES = {"adamw": 2, "lion": 1, "sgd": 0, "ademamix": 3, "rmsprop": 1}
+# transformers' name of an optimiser -> numbers that it keeps for each weight, as wide as the weight
+_AS_WIDE = {"adamw_torch": 2, "adamw_torch_fused": 2, "adagrad": 1, "rmsprop": 1, "sgd": 0}
+# the same for those of bitsandbytes, in 32 bits or 8
+_BITSANDBYTES = {"adamw": 2, "ademamix": 3, "lion": 1, "rmsprop": 1}
+_NAME_THERE = re.compile(rf"(?:paged_)?({'|'.join(_BITSANDBYTES)})(?:_bnb)?(?:_(8|32)bit)?")
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,21 @@ class Held:
         trainable: numbers that learn.
         weights: bytes of policy, critic and adapter.
         gradients: bytes, as wide as the weights that learn.
-        optimiser: bytes of its states.
-        reference: bytes of the frozen copy; 0 where it is the model with its adapter off.
+        optimiser: bytes of its states; None for an optimiser that is not known here.
+        reference: bytes of the frozen copy; 0 where it is the model with its adapter off, None where it is not known.
     """
 
     parameters: int
     trainable: int
     weights: float
     gradients: float
-    optimiser: float
-    reference: float
+    optimiser: float | None
+    reference: float | None
 
     @property
     def total(self) -> float:
-        """All of them, in bytes."""
-        return self.weights + self.gradients + self.optimiser + self.reference
+        """All of them that are known, in bytes."""
+        return self.weights + self.gradients + (self.optimiser or 0) + (self.reference or 0)
 
     def sentence(self) -> str:
         """The figures in GiB, for people."""
@@ -57,10 +61,14 @@ class Held:
             "optimiser": self.optimiser,
             "reference": self.reference,
         }
-        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in named.items())
+        parts = ", ".join(
+            f"{name} not known" if size is None else f"{name} {size / GIB:.2f}" for name, size in named.items()
+        )
+        less = " without what is not known" if None in named.values() else ""
         return (
-            f"{self.total / GIB:.2f} GiB held throughout ({parts}) for {_count(self.parameters)} parameters, of which "
-            f"{_count(self.trainable)} train; activations and the networks of rewards come on top (docs/memory.md)"
+            f"{self.total / GIB:.2f} GiB held throughout{less} ({parts}) for {_count(self.parameters)} parameters, "
+            f"of which {_count(self.trainable)} train; "
+            "activations and the networks of rewards come on top (docs/memory.md)"
         )
 
 
@@ -83,6 +91,7 @@ def held(
     model: Any,
     *,
     optim: str = "adamw_torch_fused",
+    optim_args: str | None = None,
     adapter: Any = None,
     quantization: Any = None,
     values: bool = False,
@@ -94,13 +103,14 @@ def held(
     Args:
         model: from `shapes`, in the precision in which its weights are loaded.
         optim: transformers' name of the optimiser.
+        optim_args: transformers' further settings of it.
         adapter: `LoraConfig`, or None where all weights learn.
         quantization: `BitsAndBytesConfig`, or None.
         values: whether there is a value head.
         separate_critic: whether it has a trunk of its own.
         reference: whether a frozen copy is kept; with an adapter there is none.
     """
-    base = _stored(model, quantization)
+    base = stored(model, quantization)
     if values:
         attach_value_head(model, separate_critic=separate_critic)
     if adapter is not None:
@@ -113,20 +123,20 @@ def held(
     return Held(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trainable=sum(parameter.numel() for parameter in learning),
-        weights=_stored(model, quantization),
+        weights=stored(model, quantization),
         gradients=sum(parameter.numel() * parameter.element_size() for parameter in learning),
-        optimiser=sum(_states(parameter, optim) for parameter in learning),
+        optimiser=_states(model, optim, optim_args or ""),
         reference=base if reference and adapter is None else 0,
     )
 
 
-def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
-    owner, _, last = name.rpartition(".")
-    setattr(model.get_submodule(owner), last, value)
+def stored(model: Any, quantization: Any) -> float:
+    """Bytes of a model's weights, with those of the linear layers in 8 or 4 bits where they are quantised.
 
-
-def _stored(model: Any, quantization: Any) -> float:
-    """Bytes of the weights, with those of the linear layers in 8 or 4 bits where they are quantised."""
+    Args:
+        model: from `shapes`.
+        quantization: `BitsAndBytesConfig`, or None.
+    """
     small: dict[int, float] = {}
     if quantization is not None:
         head = model.get_output_embeddings()
@@ -139,6 +149,11 @@ def _stored(model: Any, quantization: Any) -> float:
     return sum(small.get(id(p), p.numel() * p.element_size()) for p in model.parameters())
 
 
+def _set(model: nn.Module, name: str, value: nn.Parameter) -> None:
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, value)
+
+
 def _quantised(module: Any, quantization: Any) -> float:
     count = module.weight.numel()
     if quantization.load_in_8bit:
@@ -149,12 +164,34 @@ def _quantised(module: Any, quantization: Any) -> float:
     return count / 2 + scales
 
 
-def _states(parameter: nn.Parameter, optim: str) -> float:
-    numbers = next((count for name, count in _STATES.items() if name in optim), 2)
-    count = numbers * parameter.numel()
-    if "8bit" in optim and parameter.numel() >= _LEAST_8BIT:
-        return count * (1 + 4 / _BLOCK_OF_STATES)
-    return 4 * count if "bit" in optim else count * parameter.element_size()
+def _states(model: nn.Module, optim: str, settings: str) -> float | None:
+    """Bytes of the optimiser's states, or None where the optimiser is not known here."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if optim == "adafactor":  # transformers': in float32, whatever the weights are in
+        return 4 * sum(_factored(parameter.shape) for parameter in learning)
+    if optim in _AS_WIDE:
+        if re.search("momentum|centered", settings):  # each keeps one number more
+            return None
+        return sum(_AS_WIDE[optim] * parameter.numel() * parameter.element_size() for parameter in learning)
+    named = _NAME_THERE.fullmatch(optim)
+    if named is None:
+        return None
+    # transformers' Trainer keeps the states of every embedding in 32 bits, and so those of an output layer tied to it
+    wide = {
+        id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()
+    }
+    each = [
+        1 + 4 / _BLOCK_OF_STATES if named[2] == "8" and p.numel() >= _LEAST_8BIT and id(p) not in wide else 4
+        for p in learning
+    ]
+    return sum(_BITSANDBYTES[named[1]] * p.numel() * width for p, width in zip(learning, each, strict=True))
+
+
+def _factored(shape: torch.Size) -> int:
+    """Numbers that Adafactor keeps for a tensor: the sums along rows and columns of its last two dimensions."""
+    if len(shape) < 2:
+        return shape.numel()
+    return shape[:-1].numel() + (shape[:-2] + shape[-1:]).numel()
 
 
 def _count(number: int) -> str:
