@@ -186,7 +186,15 @@ def _rewards(recipe: Recipe, origins: list[dict[str, Any]]) -> list[tuple[str, s
         code = f"{origin.get('distribution') or 'none'} {origin.get('version') or ''}".strip()
         settings = {key: value for key, value in spec.items() if key not in ("use", "weight")}
         shown = f"`{_cell(_settings(settings))}`" if settings else ""
-        rows.append((f"`{_cell(without_folders(name))}`", f"{weight:g}", f"`{_cell(without_folders(origin['target']))}`", code, shown))
+        rows.append(
+            (
+                f"`{_cell(without_folders(name))}`",
+                f"{weight:g}",
+                f"`{_cell(without_folders(origin['target']))}`",
+                code,
+                shown,
+            )
+        )
     return rows
 
 
