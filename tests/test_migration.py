@@ -135,10 +135,51 @@ def test_arguments_in_the_order_of_theirs_are_refused_in_words(trainer, config, 
         assert "was args, processing_class, model, ref_model, reward_model" in said and "by its name" in said
 
 
-def test_the_old_name_of_the_tokenizer_is_refused_by_every_trainer(tmp_path):
-    args = ReinforceConfig(str(tmp_path), use_cpu=True)
-    with pytest.raises(ConfigError, match="ReinforceTrainer has no argument 'tokenizer'; use processing_class"):
-        ReinforceTrainer("not-even-looked-for", args=args, tokenizer=tiny_tokenizer())
+EVERY_TRAINER = [(OnPolicyTrainer, OnPolicyConfig), (PPOTrainer, PPOConfig), (ReinforceTrainer, ReinforceConfig)]
+
+
+@pytest.mark.parametrize(("trainer", "config"), EVERY_TRAINER)
+def test_every_trainer_advises_what_it_has_itself(trainer, config, tmp_path):
+    args = config(str(tmp_path), use_cpu=True)
+
+    def said(**named):
+        with pytest.raises(ConfigError) as refused:
+            trainer("not-even-looked-for", **named)
+        return str(refused.value)
+
+    name = trainer.__name__
+    assert f"{name} has no argument 'tokenizer'; use processing_class" in said(args=args, tokenizer=tiny_tokenizer())
+    assert f"{name} has no argument 'config'; use args: " in said(config=args)
+    assert f" {config.__name__} of ours" in said(config=args)
+    about_values = said(args=args, value_model=None)
+    assert f"{name} has no argument 'value_model'; " in about_values
+    fields = {field.name for field in dataclasses.fields(config)}
+    assert ("separate_critic" in about_values) is ("separate_critic" in fields)
+    assert ("baseline" in about_values) is ("baseline" in fields)
+
+
+@pytest.mark.parametrize(("trainer", "config"), EVERY_TRAINER)
+def test_a_config_in_the_place_of_the_model_is_refused_though_the_model_is_named(trainer, config, tmp_path):
+    with pytest.raises(
+        ConfigError, match=rf"^{trainer.__name__} was given \({config.__name__}\) by position; the order "
+    ):
+        trainer(config(str(tmp_path), use_cpu=True), model=tiny_causal_lm(), train_dataset=None)
+
+
+def test_a_trainer_of_your_own_may_have_arguments_of_its_own():
+    class TakesOut(PPOTrainer):
+        def __init__(self, *given, **named):
+            self.taken = named.pop("config"), given
+
+    class BeginsOtherwise(ReinforceTrainer):
+        def __init__(self, settings, extra=None):
+            self.taken = settings, extra
+
+    args = ReinforceConfig("unused", use_cpu=True)
+    assert TakesOut("a model", config=3).taken == (3, ("a model",))
+    assert BeginsOtherwise(args, extra=3).taken == (args, 3)
+    with pytest.raises(ConfigError, match=r"TakesOut was given .* by position"):
+        TakesOut(args, config=3)
 
 
 def test_prompts_that_are_tokenised_already_are_refused_with_how_to_give_them(tmp_path):

@@ -128,6 +128,14 @@ def test_a_published_run_keeps_its_figures_and_loses_its_paths(tmp_path):
     assert json.loads((target / "metrics.jsonl").read_text()) == {"step": 5, "eval_reward": 0.6}
 
 
+def test_what_is_published_loses_every_folder_as_a_card_does():
+    command = ["alignkit", "train", "/data/ann smith/ppo.yaml", "model=/data/a,b/lm", "file:///data/ann/x.json"]
+    assert add_result.without_paths({"command": command, "seed": 7}) == {
+        "command": ["alignkit", "train", "ppo.yaml", "model=lm", "x.json"],
+        "seed": 7,
+    }
+
+
 def test_judged_systems_their_differences_and_replies(tmp_path):
     environment = {
         "command": ["alignkit", "evaluate", "/srv/me/runs/a"],

@@ -38,10 +38,11 @@ from alignkit.trainers.preparation import check_inputs, prepare_policy, with_sav
 from alignkit.trainers.rollout import Batch, Rollout, joined, split
 from alignkit.trainers.rollout_log import check_log_probs, log_advantages, log_rollout
 from alignkit.trainers.scoring_rewards import call_rewards
+from alignkit.trainers.trl_ppo import KnownArguments
 from alignkit.trainers.weights import WeightProbe
 
 
-class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardMixin, GRPOTrainer):
+class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardMixin, KnownArguments, GRPOTrainer):
     """TRL's `GRPOTrainer` with its inside laid open in four steps: `sample`, `score`, `shape`, `update`.
 
     Takes TRL's arguments, and these:

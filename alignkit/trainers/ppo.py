@@ -14,7 +14,6 @@ from alignkit.trainers.pieces import in_pieces
 from alignkit.trainers.ppo_config import PPOConfig
 from alignkit.trainers.ptx import PtxText
 from alignkit.trainers.rollout import Batch, Rollout
-from alignkit.trainers.trl_ppo import check_arguments
 
 
 class PPOTrainer(CriticMixin, OnPolicyTrainer):
@@ -42,7 +41,6 @@ class PPOTrainer(CriticMixin, OnPolicyTrainer):
         ptx_dataset: Any = None,
         **named: Any,
     ):
-        check_arguments(type(self), OnPolicyTrainer, (model, reward_funcs, args, *rest), named, "ptx_dataset")
         super().__init__(model, reward_funcs, args, *rest, **named)
         self.ptx = PtxText.from_settings(ptx_dataset, self.args, self.processing_class, self.accelerator)
         if self.args.value_warmup_steps:

@@ -15,7 +15,7 @@ from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.on_policy_config import OnPolicyConfig, Range
 from alignkit.trainers.pieces import in_pieces
 from alignkit.trainers.rollout import Batch, Rollout
-from alignkit.trainers.trl_ppo import check_arguments
+from alignkit.trainers.trl_ppo import Moved
 
 BASELINES = ("leave_one_out", "batch_mean", "learned", "none")
 
@@ -74,11 +74,11 @@ class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
     _name = "REINFORCE"
     config_class = ReinforceConfig
     granularities = ("completion", "token")
+    moved = {"value_model": Moved(("baseline",), "learned is a head on the policy")}  # noqa: RUF012  (a table for all)
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: ReinforceConfig | None = None, *rest: Any, **named: Any
     ):
-        check_arguments(type(self), OnPolicyTrainer, (model, reward_funcs, args, *rest), named)
         # a config of another class is refused by the base, in words
         self.uses_values = isinstance(args, ReinforceConfig) and args.baseline == "learned"
         super().__init__(model, reward_funcs, args, *rest, **named)

@@ -5,7 +5,8 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
@@ -91,29 +92,54 @@ OLDER_ARGUMENTS = {
 _ORDER_THERE = "args, processing_class, model, ref_model, reward_model, train_dataset, ..."
 
 
-def check_arguments(trainer: type, base: type, given: tuple[Any, ...], named: Mapping[str, Any], *also: str) -> None:
-    """Refuse arguments that a trainer does not have, and those that come in the order of TRL's PPOTrainer.
+class KnownArguments:
+    """Refuses arguments that a trainer does not have, and those in the order of TRL's PPOTrainer, before Python does.
 
-    Args:
-        trainer: the class that is built.
-        base: the class whose constructor declares the arguments.
-        given: those given by position, in order.
-        named: those given by name.
-        also: names of arguments that `trainer` has besides.
-
-    Raises:
-        ConfigError: says where each argument went.
+    Attributes:
+        config_class: the settings of the trainer.
+        moved: arguments of theirs that went elsewhere than in `PPOTrainer`.
     """
-    name, taken = trainer.__name__, inspect.signature(base.__init__).parameters  # type: ignore[misc]
-    if isinstance(given[0], TrainingArguments) or (len(given) > 1 and isinstance(given[1], PreTrainedTokenizerBase)):
+
+    config_class: type
+    moved: Mapping[str, Moved] = MappingProxyType({})
+
+    def __new__(cls, *given: Any, **named: Any) -> Self:
+        """Raises `ConfigError`, which says where each argument went."""
+        if given or named:  # a copy is made without any
+            _check_arguments(cls, given, named)
+        return super().__new__(cls)
+
+
+def _check_arguments(trainer: type[KnownArguments], given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    taken: dict[str, inspect.Parameter] = {}
+    for base in trainer.__mro__:  # up to the constructor that hands on no other names
+        added = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        taken = {**added, **taken}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in added.values()):
+            break
+    taken = {name: p for name, p in taken.items() if name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    name, order = trainer.__name__, ", ".join(list(taken)[:6])
+    owner = next(base for base in trainer.__mro__ if "__init__" in vars(base))
+    declared = list(inspect.signature(owner.__init__).parameters.values())[1:]  # type: ignore[misc]
+    # a user's own trainer may begin otherwise
+    starts_with_model = any(p.name == "model" or p.kind is p.VAR_POSITIONAL for p in declared[:1])
+    theirs = isinstance(given[0], TrainingArguments) if given else False
+    theirs = theirs or (len(given) > 1 and isinstance(given[1], PreTrainedTokenizerBase))
+    if theirs and starts_with_model:
         shown = ", ".join(type(value).__name__ for value in given)
-        order = ", ".join([parameter for parameter in taken if parameter != "self"][:6])
         raise ConfigError(
             f"{name} was given ({shown}) by position; the order here is {order}, ..., and that of TRL's PPOTrainer was "
             f"{_ORDER_THERE}: give each argument by its name ({_PAGE})"
         )
-    moved = advice({**ARGUMENTS, **OLDER_ARGUMENTS})
-    problems = argument_problems(name, named, taken, demand=False, also=also, moved=moved, noun="argument")
+    if not owner.__module__.startswith("alignkit.") and any(p.kind is p.VAR_KEYWORD for p in declared):
+        return  # a user's own trainer, which may take out of them what it does not hand on
+    config = trainer.config_class
+    article = "an" if config.__name__[0] in "AEIO" else "a"
+    differs = {"config": Moved(("args",), f"{article} {config.__name__} of ours")}
+    if not hasattr(config, "separate_critic"):
+        differs["value_model"] = Moved((), "gone: this trainer has no critic")
+    moved = advice({**ARGUMENTS, **OLDER_ARGUMENTS, **differs, **trainer.moved})
+    problems = argument_problems(name, named, taken, demand=False, moved=moved, noun="argument")
     if problems:
         raise ConfigError("; ".join(problems))
 
