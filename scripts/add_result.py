@@ -11,15 +11,14 @@ paths stay where they are.
 
 import argparse
 import json
-import re
 import shutil
 from pathlib import Path
 
 from alignkit.json_lines import read_json_lines, replace_json_lines
 from alignkit.path_names import without_folders
+from alignkit.recipe.reading import dump_yaml, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCAL_PATH = re.compile(r"(?<![\w.])(?:/[\w.~-]+){2,}")
 
 
 def held_out_rows(metrics: Path) -> list[dict]:
@@ -55,7 +54,7 @@ def publish(run: Path, study: str, method: str | None, results: Path) -> Path:
     for name in ("results.json", "environment.json"):
         content = without_paths(json.loads((run / name).read_text(encoding="utf-8")))
         (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    recipe = LOCAL_PATH.sub(lambda match: Path(match.group()).name, (run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = dump_yaml(without_paths(parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))))
     (target / "recipe.yaml").write_text(recipe, encoding="utf-8")
     replace_json_lines(target / "metrics.jsonl", held_out_rows(run / "metrics.jsonl"))
     return target
