@@ -7,7 +7,7 @@ user said next.
 
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, Value
 
 from alignkit.data import data_problems, known_columns, load_data, settings_of
 from alignkit.data.reading import check_splits, require_columns
@@ -81,25 +81,27 @@ def load(
 
 def _labelled(part: Dataset, reward: Any, above: float, split: str) -> Dataset:
     """Rows with labels; those of which the reward has no opinion are left out."""
-
-    def label(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        asked = [last_turn(prompt) for prompt in batch["prompt"]]
-        now, then = (
-            reward(prompts=[""] * len(texts), completions=list(texts)) for texts in (asked, batch["next_turn"])
-        )
-        kept = [i for i, scores in enumerate(zip(now, then, strict=True)) if None not in scores]
-        return {
-            "text": [asked[i] for i in kept],
-            "text_pair": [completion_text(batch["reference"][i]) for i in kept],
-            "label": [int(then[i] > above) for i in kept],
-            "baseline": [int(now[i] > above) for i in kept],
-        }
-
-    return part.map(
-        label,
+    asked = [last_turn(prompt) for prompt in part["prompt"]]
+    following = list(part["next_turn"])
+    # a turn that follows one reply is often what the next one answers: each is scored once
+    said = Dataset.from_dict({"turn": list(dict.fromkeys([*asked, *following]))})
+    scored = said.map(
+        lambda batch: {"score": reward(prompts=[""] * len(batch["turn"]), completions=list(batch["turn"]))},
         batched=True,
         batch_size=_BATCH,
-        remove_columns=part.column_names,
+        features=Features({"turn": Value("string"), "score": Value("float64")}),  # a batch may have no opinion at all
         load_from_cache_file=False,
         desc=f"labelling {split}",
     )
+    scores = dict(zip(scored["turn"], scored["score"], strict=True))
+    rows = [
+        {
+            "text": now,
+            "text_pair": completion_text(reply),
+            "label": int(scores[then] > above),
+            "baseline": int(scores[now] > above),
+        }
+        for now, reply, then in zip(asked, part["reference"], following, strict=True)
+        if scores[now] is not None and scores[then] is not None
+    ]
+    return Dataset.from_list(rows) if rows else part.select([])
