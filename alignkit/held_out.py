@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
+from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left, pad_right
 from alignkit.decoding.sampling import Decoder, SamplingDecoder
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import add_scoring, score_completions
 from alignkit.reward import call_reward, in_evaluation, unique_names
-from alignkit.text import is_conversational
+from alignkit.text import completion_text, is_conversational
 
 Row = dict[str, Any]
 
@@ -36,6 +36,7 @@ def generate_rows(
     autocast: Any = nullcontext,
     chat_template_kwargs: dict[str, Any] | None = None,
     reference_column: str = "reference",
+    score_references: bool = False,
 ) -> list[Row]:
     """Complete each example's `prompt` and say what came of it. The random state is left as it was.
 
@@ -54,10 +55,14 @@ def generate_rows(
         autocast: context manager to run the models in.
         chat_template_kwargs: for conversational prompts.
         reference_column: column shown as the row's `reference`.
+        score_references: whether the model also says how likely the references are, cut to the length that completions
+            may have.
 
     Returns:
         a row per example: `prompt`, `completion`, `rewards` (name -> score or None), `reward` (weighted sum, or
-        None), `length` (tokens), `kl` (nats of the whole response, or None), `reference`, `columns`.
+        None), `length` (tokens), `kl` (nats of the whole response, or None), `reference`, `columns`; with
+        `score_references` also `reference_nll` (nats of the whole text, end token included, at temperature 1; or None)
+        and `reference_tokens`.
     """
     decoder = decoder or SamplingDecoder()
     names = unique_names(reward_funcs)
@@ -78,6 +83,11 @@ def generate_rows(
             with autocast():
                 made = decoder(model, ids, mask, generation_config)
                 kl = _kl_per_response(model, ref_model, made, generation_config) if with_kl else [None] * len(chosen)
+                likely = (
+                    _of_references(model, processing_class, chosen, reference_column, ids, mask, generation_config)
+                    if (score_references)
+                    else [{}] * len(chosen)
+                )
             prompts = [example["prompt"] for example in chosen]
             completions = decode_completions(processing_class, made.ids(), is_conversational(prompts[0]))
             columns = {key: [e[key] for e in chosen] for key in chosen[0] if key != "prompt"}
@@ -98,6 +108,7 @@ def generate_rows(
                         "kl": kl[i],
                         "reference": example.get(reference_column),
                         "columns": {key: example[key] for key in columns},
+                        **likely[i],
                     }
                 )
     in_order: list[Row] = [{}] * len(rows)
@@ -108,6 +119,35 @@ def generate_rows(
 
 def _as_scalar(score: float | list[float] | None) -> float | None:
     return sum(score) if isinstance(score, list) else score
+
+
+def _of_references(
+    model: Any,
+    processing_class: PreTrainedTokenizerBase,
+    examples: list[dict[str, Any]],
+    column: str,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    config: GenerationConfig,
+) -> list[dict[str, Any]]:
+    """`reference_nll` and `reference_tokens` of each example."""
+    texts = [None if example.get(column) is None else completion_text(example[column]) for example in examples]
+    ends = [] if processing_class.eos_token_id is None else [processing_class.eos_token_id]
+    encoded = [
+        [] if text is None else [*processing_class(text=text, add_special_tokens=False)["input_ids"], *ends]
+        for text in texts
+    ]
+    cut = [ids[: config.max_new_tokens] for ids in encoded]
+    if not any(cut):
+        return [{"reference_nll": None, "reference_tokens": 0}] * len(cut)
+    ids, mask = pad_right(cut, config.pad_token_id, prompt_ids.device)
+    add_scoring(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    log_probs = score_completions(model, prompt_ids, prompt_mask, ids, mask, temperature=1.0)["log_probs"]
+    sums = -(log_probs.double() * mask).sum(1)
+    return [
+        {"reference_nll": total if own else None, "reference_tokens": len(own)}
+        for total, own in zip(sums.tolist(), cut, strict=True)
+    ]
 
 
 def _kl_per_response(model: Any, ref_model: Any, made: Any, config: GenerationConfig) -> list[float]:

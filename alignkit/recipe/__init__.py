@@ -76,7 +76,7 @@ class Recipe:
             if "batch_size" in self.evaluation:
                 settings["per_device_eval_batch_size"] = self.evaluation["batch_size"]
         if self.kind.own:
-            for name in ("seed", "temperature"):
+            for name in ("seed", "temperature", "references"):
                 if name in self.evaluation:
                     settings[f"eval_{name}"] = self.evaluation[name]
         config_class = self.kind.config_class()

@@ -35,6 +35,7 @@ EVALUATION_KEYS = {
     "max_new_tokens": int,
     "given_words": int,
     "seed": int,
+    "references": bool,
     "temperature": float,
     "batch_size": int,
     "health": dict,

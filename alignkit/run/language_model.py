@@ -65,7 +65,8 @@ class LanguageModelJob:
 def judged_completions(
     trainer: Any, tokenizer: Any, prompts: list[dict[str, Any]], settings: dict[str, Any], metrics: dict[str, Any]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """What a trainer's model makes of held-out prompts: mean length and metrics, and the rows.
+    """What a trainer's model makes of held-out prompts: mean length, perplexity of references if asked for, metrics;
+    and the rows.
 
     Args:
         trainer: of transformers or TRL.
@@ -88,9 +89,10 @@ def judged_completions(
         batch_size=settings.get("batch_size", 32),
         seed=settings.get("seed", 1234),
         autocast=trainer.accelerator.autocast,
+        score_references=settings.get("references", False),
     )
     model.train(was_training)
-    figures = {"completions/mean_length": summarise(rows, [])["completions/mean_length"]}
+    figures = summarise(rows, [])
     return {**figures, **evaluate_rows(rows, metrics)}, rows
 
 

@@ -173,6 +173,7 @@ def with_held_out_evaluation(trainer_class: type) -> type:
             self.args.eval_samples = None
             self.args.eval_seed = recipe.evaluation.get("seed", 1234)
             self.args.eval_temperature = recipe.evaluation.get("temperature")
+            self.args.eval_references = recipe.evaluation.get("references", False)
             self.args.reference_column = "reference"
 
         def generate_eval(self, eval_dataset: Any = None) -> list[dict[str, Any]]:

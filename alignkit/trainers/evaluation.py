@@ -1,5 +1,6 @@
 """Evaluation on held-out prompts by metrics, not only by the reward that is being trained."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ class EvaluationMixin:
                 autocast=self.accelerator.autocast,
                 chat_template_kwargs=self.chat_template_kwargs,
                 reference_column=self.args.reference_column,
+                score_references=self.args.eval_references,
             )
         self.model.train(was_training)
         everyone = gather_object(rows)  # one process's after the other's
@@ -107,7 +109,8 @@ class EvaluationMixin:
 
 
 def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
-    """Means over rows: `reward`, `reward_std`, `rewards/<name>/mean`, `kl` (nats per response) and `length`."""
+    """Means over rows: `reward`, `reward_std`, `rewards/<name>/mean`, `kl` (nats per response), `length`,
+    and `reference_perplexity` (per token, of all references together) where references were scored."""
     figures: dict[str, float] = {}
     scored = [row["reward"] for row in rows if row["reward"] is not None]
     if scored:
@@ -122,6 +125,10 @@ def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
     if kls:
         figures["kl"] = sum(kls) / len(kls)
     figures["completions/mean_length"] = sum(row["length"] for row in rows) / len(rows)
+    likely = [row for row in rows if row.get("reference_nll") is not None]
+    if likely:
+        nats = sum(row["reference_nll"] for row in likely) / sum(row["reference_tokens"] for row in likely)
+        figures["reference_perplexity"] = math.exp(min(nats, 700.0))
     return figures
 
 

@@ -149,6 +149,7 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
         eval_seed: seed of sampling in evaluation; it does not disturb training.
         eval_temperature: sampling temperature in evaluation; None takes `temperature`, 0 the likeliest token each time.
         eval_samples: at most this many held-out prompts are used; None takes all.
+        eval_references: also measure how likely the policy finds the held-out references (`reference_perplexity`).
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Initial learning rate of AdamW."})
@@ -171,6 +172,7 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
     eval_seed: int = field(default=1234, metadata={"help": "Seed of sampling in evaluation."})
     eval_temperature: float | None = field(default=None, metadata={"help": "Temperature in evaluation."})
     eval_samples: int | None = field(default=None, metadata={"help": "At most this many held-out prompts."})
+    eval_references: bool = field(default=False, metadata={"help": "Perplexity of held-out references."})
 
     _ranges = {  # noqa: RUF012  (a table for all, no setting)
         "num_generations": Range(low=1, whole=True),
