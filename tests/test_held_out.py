@@ -34,7 +34,7 @@ def tokens(text, limit=8):
     return [*tokenizer(text=text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][:limit]
 
 
-@pytest.mark.parametrize("make", [tiny_causal_lm, tiny_seq2seq])
+@pytest.mark.parametrize("make", [tiny_causal_lm, tiny_seq2seq, lambda: tiny_seq2seq("bart")])
 def test_the_likelihood_of_references_is_the_models_own_loss(make):
     """One row at a time, without padding, through the labels of transformers' own forward."""
     model = make().eval()

@@ -172,7 +172,7 @@ def test_the_kl_at_the_start_is_zero_and_then_grows(tmp_path):
     assert abs(kls[-1]) > 1e-2
 
 
-@pytest.mark.parametrize("make", [tiny_causal_lm, tiny_seq2seq])
+@pytest.mark.parametrize("make", [tiny_causal_lm, tiny_seq2seq, lambda: tiny_seq2seq("bart")])
 @pytest.mark.parametrize("separate_critic", [False, True])
 def test_in_value_warmup_only_the_critic_learns(make, separate_critic, tmp_path):
     run = trainer(tmp_path, make(), value_warmup_steps=4, max_steps=4, separate_critic=separate_critic)

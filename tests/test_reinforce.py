@@ -86,7 +86,7 @@ def test_the_learned_baseline_gets_no_policy_gradient_and_gives_none(tmp_path):
         torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient)
 
 
-@pytest.mark.parametrize("make", [tiny_causal_lm, tiny_seq2seq])
+@pytest.mark.parametrize("make", [tiny_causal_lm, tiny_seq2seq, lambda: tiny_seq2seq("bart")])
 def test_the_hybrid_objective_is_the_weighted_sum(make, tmp_path):
     losses = {}
     for weight in (1.0, 0.25, 0.0):

@@ -19,15 +19,15 @@ from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ModelError
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import add_scoring, score_completions
-from alignkit.models.tiny import CAUSAL_KINDS, tiny_causal_lm, tiny_seq2seq
+from alignkit.models.tiny import CAUSAL_KINDS, SEQ2SEQ_KINDS, tiny_causal_lm, tiny_seq2seq
 from alignkit.models.value_head import attach_value_head, save_value_head, split_head
 
-KINDS = [*CAUSAL_KINDS, "t5"]
+KINDS = [*CAUSAL_KINDS, *SEQ2SEQ_KINDS]
 
 
 def generator(kind: str, separate_critic: bool = False):
     """A tiny model whose distributions are far from uniform, with a value head that says something."""
-    model = tiny_seq2seq() if kind == "t5" else tiny_causal_lm(kind)
+    model = tiny_seq2seq(kind) if kind in SEQ2SEQ_KINDS else tiny_causal_lm(kind)
     for parameter in model.parameters():
         parameter.data.mul_(4 if parameter.ndim > 1 else 1)
     attach_value_head(model, separate_critic=separate_critic)
@@ -95,7 +95,7 @@ def test_scores_equal_the_models_own_logits(kind):
     ones = torch.ones_like(prompt)
     got = score_completions(model, prompt, ones, completion, torch.ones_like(completion), temperature=2.0)
     with torch.no_grad():
-        if kind == "t5":
+        if kind in SEQ2SEQ_KINDS:
             shifted = torch.tensor([[0, 7, 8]])
             logits = model(input_ids=prompt, attention_mask=ones, decoder_input_ids=shifted).logits
         else:
@@ -169,7 +169,7 @@ def test_sampling_follows_the_models_distribution():
     assert chisquare(observed[keep], wanted[keep] * observed[keep].sum() / wanted[keep].sum()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+@pytest.mark.parametrize("kind", ["gpt2", *SEQ2SEQ_KINDS])
 @pytest.mark.parametrize("separate_critic", [False, True])
 def test_the_value_head_survives_saving_and_loading(kind, separate_critic, tmp_path):
     model = generator(kind, separate_critic)
@@ -316,3 +316,16 @@ def test_scoring_can_be_copied_only_before_it_is_added():
     completion = torch.tensor([[4, 5]])
     batch = (ids, mask, completion, torch.ones_like(completion))
     assert not torch.equal(score_completions(model, *batch)["log_probs"], score_completions(twin, *batch)["log_probs"])
+
+
+@pytest.mark.parametrize("kind", SEQ2SEQ_KINDS)
+def test_an_encoder_reads_a_padded_prompt_as_it_reads_it_alone(kind):
+    """BART counts places: its greedy completions must not depend on the rows beside them."""
+    model = generator(kind)
+    lengths = [7, 2, 5]
+    ids, mask = left_padded(lengths)
+    config = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0)
+    together = SamplingDecoder()(model, ids, mask, config).completion_ids
+    for row, length in enumerate(lengths):
+        alone = model.generate(input_ids=ids[row : row + 1, 7 - length :], generation_config=config)[0, 1:]
+        assert together[row, : len(alone)].tolist() == alone.tolist()

@@ -19,6 +19,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from alignkit.decoding.cache import BY_ROW, make_roomy, shared_prompts
 from alignkit.errors import ModelError
 from alignkit.models.faster import attention_for
+from alignkit.models.scoring import padded_right
 from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
 
 _BLOCK = 128  # tokens of the vocabulary
@@ -139,11 +140,13 @@ class SamplingDecoder:
         # `Trainer` may have left the model in training mode, with dropout that scoring does not have
         was_training = model.training
         model.eval()
+        encoded = model.config.is_encoder_decoder
+        ids, mask = padded_right(prompt_ids, prompt_mask) if encoded else (prompt_ids, prompt_mask)
         try:
             with mask_is_not_forgotten(model):
                 model.generate(
-                    input_ids=prompt_ids,
-                    attention_mask=prompt_mask,
+                    input_ids=ids,
+                    attention_mask=mask,
                     generation_config=generation_config,
                     custom_generate=loop,
                 )

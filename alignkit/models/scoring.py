@@ -45,6 +45,15 @@ def position_ids_of(attention_mask: torch.Tensor) -> torch.Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def padded_right(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts (B, P) and their mask as an encoder reads them: each row's padding behind its tokens.
+
+    An encoder with learned positions (BART) counts from the row's first place and takes no `position_ids`.
+    """
+    order = (~mask.bool()).long().argsort(dim=1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
+
+
 def add_scoring(model: PreTrainedModel) -> None:
     """Let `model(..., completion_ids=...)` return `Scores`; every other call is the model's own forward.
 
@@ -200,9 +209,10 @@ def _inputs(
 ) -> dict[str, torch.Tensor]:
     if model.config.is_encoder_decoder:
         labels = completion_ids.masked_fill(~completion_mask, -100)
+        ids, read = padded_right(prompt_ids, prompt_mask)
         return {
-            "input_ids": prompt_ids,
-            "attention_mask": prompt_mask,
+            "input_ids": ids,
+            "attention_mask": read,
             "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=labels),
         }
     # the last token predicts nothing

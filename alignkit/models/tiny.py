@@ -4,12 +4,15 @@ The weights are random but seeded, so two calls give equal models. The tokenizer
 what the model reads.
 """
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    BartConfig,
     BertConfig,
     GPT2Config,
     LlamaConfig,
@@ -29,6 +32,10 @@ WORDS = [
 ]
 
 CAUSAL_KINDS = ("gpt2", "llama", "qwen2", "qwen3")
+
+
+SEQ2SEQ_KINDS = ("t5", "bart")
+_BART_LAYERS = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
 
 
 def tiny_tokenizer(words: list[str] | None = None) -> PreTrainedTokenizerFast:
@@ -86,20 +93,27 @@ def tiny_causal_lm(
         return AutoModelForCausalLM.from_config(config).eval()
 
 
-def tiny_seq2seq(vocab_size: int = len(WORDS) + 3, hidden_size: int = 32, seed: int = 0) -> PreTrainedModel:
-    """A random T5-type encoder-decoder, dropout off, eos 1, pad and decoder start 0."""
-    config = T5Config(
-        vocab_size=vocab_size,
-        d_model=hidden_size,
-        d_kv=8,
-        d_ff=2 * hidden_size,
-        num_layers=2,
-        num_heads=4,
-        dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-    )
+def tiny_seq2seq(
+    kind: str = "t5", vocab_size: int = len(WORDS) + 3, hidden_size: int = 32, seed: int = 0
+) -> PreTrainedModel:
+    """A random encoder-decoder of the given kind (`t5`, `bart`), dropout off, eos 1, pad and decoder start 0.
+
+    Raises:
+        ModelError: an unknown kind.
+    """
+    tokens = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    if kind == "t5":
+        config: Any = T5Config(
+            d_model=hidden_size, d_kv=8, d_ff=2 * hidden_size, num_layers=2, num_heads=4, dropout_rate=0.0, **tokens
+        )
+    elif kind == "bart":
+        layers = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in _BART_LAYERS.items()}
+        config = BartConfig(
+            d_model=hidden_size, max_position_embeddings=64, dropout=0.0, bos_token_id=None, forced_eos_token_id=None,
+            **layers, **tokens,
+        )  # fmt: skip
+    else:
+        raise ModelError(f"no tiny encoder-decoder of kind {kind!r}; known: {', '.join(SEQ2SEQ_KINDS)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForSeq2SeqLM.from_config(config).eval()

@@ -62,6 +62,8 @@ def attach_value_head(model: PreTrainedModel, *, separate_critic: bool = False, 
         # its language-model head predicts nothing: keep it out of checkpoints, gradients and tied-weight bookkeeping
         critic.set_output_embeddings(nn.Identity())
         critic._tied_weights_keys = None
+        if hasattr(critic, "final_logits_bias"):  # BART and its kin add it to what the head gives, one for each token
+            critic.final_logits_bias = torch.zeros(1, 1)
         model.add_module(CRITIC_NAME, critic)
     model.add_module(HEAD_NAME, ValueHead(hidden_size(model)).to(model.device))
     if source is not None:

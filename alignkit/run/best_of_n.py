@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alignkit.decoding.best_of_n import BestOfN
-from alignkit.decoding.prompts import encode_prompts, pad_left
+from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
 from alignkit.held_out import Row
 from alignkit.reward import call_reward, in_evaluation, unique_names
 
@@ -54,7 +54,8 @@ def best_of_n_rows(
             some = examples[start : start + batch_size]
             prompts = [example["prompt"] for example in some]
             columns = {key: [example[key] for example in some] for key in some[0] if key != "prompt"}
-            ids, mask = pad_left(encode_prompts(processing_class, prompts), config.pad_token_id, device)
+            pad = pad_right if model.config.is_encoder_decoder else pad_left  # an encoder may count places
+            ids, mask = pad(encode_prompts(processing_class, prompts), config.pad_token_id, device)
             made = model.generate(
                 input_ids=ids,
                 attention_mask=mask,

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
+from alignkit.decoding.prompts import encode_prompts, pad_right
 from alignkit.errors import DataError, ModelError
 from alignkit.models.adapters import TrainablePrecision, check_adapter
 from alignkit.recipe import Recipe
@@ -83,7 +83,7 @@ class Seq2SeqJob:
         return Dataset.from_dict(columns)
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        ids, mask = pad_left([row["input_ids"] for row in rows], self.tokenizer.pad_token_id)
+        ids, mask = pad_right([row["input_ids"] for row in rows], self.tokenizer.pad_token_id)
         labels, kept = pad_right([row["labels"] for row in rows], _NOTHING)
         batch = {"input_ids": ids, "attention_mask": mask, "labels": labels.masked_fill(kept == 0, _NOTHING)}
         if "emotion_labels" in rows[0]:
@@ -111,7 +111,7 @@ class Seq2SeqJob:
         size = self.settings.get("batch_size", 32)
         for start in range(0, len(part), size):
             batch = part[start : start + size]
-            ids, mask = pad_left(
+            ids, mask = pad_right(
                 encode_prompts(self.tokenizer, batch["prompt"]), self.tokenizer.pad_token_id, model.device
             )
             said = model.emotion_head(model.get_encoder()(ids, mask).final_state).argmax(-1).tolist()
