@@ -13,7 +13,7 @@ from alignkit.held_out import generate_rows
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
 from alignkit.recipe.reading import read_recipe
-from alignkit.reward import call_reward, check_columns, in_evaluation, unique_names
+from alignkit.reward import call_reward, check_columns, in_evaluation, scalar_score, unique_names
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.generate import sampling_settings
 from alignkit.run.ingredients import build_named_rewards
@@ -145,17 +145,16 @@ def _scores_of_line(rewards: Sequence[Any], line: str) -> dict[str, Any]:
 def _show(whose: str, rewards: Sequence[Any], scores: dict[str, Any]) -> None:
     """A line with the scores that there are."""
     shown = [
-        f"{name} {_written(score, getattr(reward, 'positive_above', None))}"
+        f"{name} {_written(value, getattr(reward, 'positive_above', None))}"
         for reward, (name, score) in zip(rewards, scores.items(), strict=True)
-        if score is not None
+        if (value := scalar_score(score)) is not None
     ]
     if shown:
         print(f"  [{whose}{'  '.join(shown)}]")
 
 
-def _written(score: float | list[float], positive_above: float | None) -> str:
+def _written(value: float, positive_above: float | None) -> str:
     """A number; in a terminal that of a probability has a bar."""
-    value = sum(score) if isinstance(score, list) else score
     # a threshold inside (0, 1) is how a reward says that it gives probabilities
     probability = positive_above is not None and 0 < positive_above < 1 and 0 <= value <= 1
     if probability and sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf"):

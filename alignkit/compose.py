@@ -15,7 +15,7 @@ from typing import Any
 
 from alignkit.errors import RewardError
 from alignkit.registry import load_reward
-from alignkit.reward import call_reward, granularity, required_columns, reward_name, unique_names
+from alignkit.reward import call_reward, granularity, required_columns, reward_name, scalar_score, unique_names
 
 Score = float | None | list[float]
 
@@ -91,7 +91,7 @@ class WeightedSum:
         for reward, weight, name in zip(self.rewards, self.weights, unique_names(self.rewards), strict=True):
             scores = _score(reward, name, prompts, completions, columns)
             totals = [_add(total, score, weight) for total, score in zip(totals, scores, strict=True)]
-            known = [sum(score) if isinstance(score, list) else score for score in scores if score is not None]
+            known = [value for score in scores if (value := scalar_score(score)) is not None]
             if log_metric is not None and known:
                 log_metric(f"{self.__name__}/{name}", sum(known) / len(known))
         return totals

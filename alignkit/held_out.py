@@ -14,7 +14,7 @@ from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_le
 from alignkit.decoding.sampling import Decoder, SamplingDecoder
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import add_scoring, score_completions
-from alignkit.reward import call_reward, in_evaluation, unique_names
+from alignkit.reward import call_reward, in_evaluation, scalar_score, unique_names
 from alignkit.text import completion_text, is_conversational
 
 Row = dict[str, Any]
@@ -96,7 +96,7 @@ def generate_rows(
                 for name, func in zip(names, reward_funcs, strict=True)
             }
             for i, example in enumerate(chosen):
-                rewards = {name: _as_scalar(scored[name][i]) for name in names}
+                rewards = {name: scalar_score(scored[name][i]) for name in names}
                 known = [w * rewards[n] for n, w in zip(names, weights, strict=True) if rewards[n] is not None]
                 rows.append(
                     {
@@ -115,10 +115,6 @@ def generate_rows(
     for place, row in zip(order, rows, strict=True):
         in_order[place] = row
     return in_order
-
-
-def _as_scalar(score: float | list[float] | None) -> float | None:
-    return sum(score) if isinstance(score, list) else score
 
 
 def _of_references(
@@ -141,7 +137,7 @@ def _of_references(
     if not any(cut):
         return [{"reference_nll": None, "reference_tokens": 0}] * len(cut)
     ids, mask = pad_right(cut, config.pad_token_id, prompt_ids.device)
-    add_scoring(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    add_scoring(model)
     log_probs = score_completions(model, prompt_ids, prompt_mask, ids, mask, temperature=1.0)["log_probs"]
     sums = -(log_probs.double() * mask).sum(1)
     return [
@@ -156,12 +152,9 @@ def _kl_per_response(model: Any, ref_model: Any, made: Any, config: GenerationCo
     batch = (made.prompt_ids, made.prompt_mask, made.completion_ids, made.completion_mask)
     log_probs = made.log_probs
     if log_probs is None:
-        add_scoring(model.get_base_model() if hasattr(model, "get_base_model") else model)
+        add_scoring(model)
         log_probs = score_completions(model, *batch, temperature=temperature)["log_probs"]
     with reference_of(model, ref_model) as reference:
-        if ref_model is not None:
-            add_scoring(ref_model)
-        else:
-            add_scoring(model.get_base_model())
+        add_scoring(model if ref_model is None else ref_model)
         ref_log_probs = score_completions(reference, *batch, temperature=temperature)["log_probs"]
     return ((log_probs - ref_log_probs) * made.completion_mask).sum(1).tolist()

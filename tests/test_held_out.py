@@ -10,7 +10,7 @@ import torch
 from alignkit.decoding.sampling import generation_config_for
 from alignkit.held_out import generate_rows
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
-from alignkit.recipe import load_recipe
+from alignkit.recipe import RecipeError, load_recipe
 from alignkit.run import run_recipe
 from alignkit.trainers.evaluation import summarise
 
@@ -75,3 +75,8 @@ def test_a_recipe_asks_for_it(tiny_quickstart, tmp_path):
     )
     after = json.loads((folder / "results.json").read_text())["after"]
     assert after["reference_perplexity"] > 1
+
+
+def test_a_classifier_which_completes_nothing_refuses_to_be_asked():
+    with pytest.raises(RecipeError, match=r"evaluation\.references: only the trainer 'ppo' or .* or 'seq2seq' has it"):
+        load_recipe(RECIPES / "quickstart" / "classifier.yaml", ["evaluation.references=true"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.errors import DataError
+from alignkit.reward import scalar_score
 from alignkit.text import excerpt
 
 Scores = list[float | list[float] | None]
@@ -61,7 +62,7 @@ def show_scores(name: str, prompts: list, completions: list, scores: Scores, row
     console.print(table)
     if len(scores) > rows:
         console.print(f"  ... and {len(scores) - rows} more rows (--rows N shows more)", highlight=False)
-    known = [sum(score) if isinstance(score, list) else score for score in scores if score is not None]
+    known = [value for score in scores if (value := scalar_score(score)) is not None]
     line = f"{len(scores)} completions"
     if known:
         line += f", mean {statistics.fmean(known):.4g}, std {statistics.pstdev(known):.4g}"

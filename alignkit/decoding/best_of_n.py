@@ -16,7 +16,7 @@ from alignkit.compose import as_reward
 from alignkit.decoding.prompts import decode_completions
 from alignkit.decoding.sampling import SamplingLoop, mask_is_not_forgotten, weights_are_shared
 from alignkit.errors import ConfigError, DataError
-from alignkit.reward import call_reward, in_evaluation
+from alignkit.reward import call_reward, in_evaluation, scalar_score
 from alignkit.text import Text, is_conversational
 
 
@@ -120,7 +120,7 @@ class BestOfN:
         completions = decode_completions(self.processing_class, rows, is_conversational(texts[0]))
         with in_evaluation([self.reward]):
             found = call_reward(self.reward, texts, completions, columns=columns, completion_ids=rows)
-        scores = [sum(score) if isinstance(score, list) else score for score in found]
+        scores = [scalar_score(score) for score in found]
         groups = self._grouped(scores)
         chosen = torch.tensor([_best(group) for group in groups], device=sequences.device)
         at = torch.arange(len(groups), device=sequences.device) * self.n + chosen

@@ -16,7 +16,7 @@ from alignkit.errors import ConfigError, ModelError
 from alignkit.metrics.text_metric import TextMetric
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.registry import load_reward
-from alignkit.reward import call_reward, in_evaluation, reward_name
+from alignkit.reward import call_reward, in_evaluation, reward_name, scalar_score
 from alignkit.text import Text, completion_text
 
 
@@ -141,7 +141,7 @@ class NextTurnMetric(TextMetric):
                 name=f"{self.key} ({reward_name(self.reward)})",
             )
         for (row, sample), score in zip(places, found, strict=True):
-            scores[row][sample] = sum(score) if isinstance(score, list) else score
+            scores[row][sample] = scalar_score(score)
         return scores
 
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

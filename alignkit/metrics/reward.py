@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignkit.metrics.text_metric import TextMetric
-from alignkit.reward import call_reward, in_evaluation, reward_name
+from alignkit.reward import call_reward, in_evaluation, reward_name, scalar_score
 from alignkit.text import Text
 
 
@@ -58,4 +58,4 @@ class RewardMetric(TextMetric):
     def _scores(self, prompts: list[Text], texts: list[Text], columns: Mapping[str, list] | None) -> list[float | None]:
         with in_evaluation([self.reward]):
             scores = call_reward(self.reward, prompts, texts, columns=columns, name=self.reward_name)
-        return [sum(score) if isinstance(score, list) else score for score in scores]
+        return [scalar_score(score) for score in scores]

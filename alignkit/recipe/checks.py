@@ -27,6 +27,12 @@ MODEL_KEYS = {
 }
 # Settings of the trainer `sft`, whose evaluation completes the beginnings of held-out texts, with their defaults.
 COMPLETION_DEFAULTS = {"prompts": 64, "max_new_tokens": 48, "given_words": 6}
+# Settings of `evaluation` that not every family of trainers has; any other trainer refuses them.
+_OF_FAMILIES = {
+    "max_new_tokens": ("sft", "seq2seq"),
+    "given_words": ("sft",),
+    "references": ("on_policy", "sft", "seq2seq"),
+}
 # Settings of `evaluation` that belong to the model and the trainer of a run, not to how it is judged.
 OWN_COMPLETION_KEYS = ("max_new_tokens", "given_words", "batch_size", "health")
 EVALUATION_KEYS = {
@@ -218,9 +224,10 @@ def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow
 
     problems = setting_problems("the section", evaluation, EVALUATION_KEYS, where="evaluation")
     problems += _check_health(evaluation.get("health"))
-    for key, families in (("max_new_tokens", ("sft", "seq2seq")), ("given_words", ("sft",))):
+    for key, families in _OF_FAMILIES.items():
         if key in evaluation and kind is not None and kind.family not in families:
-            problems.append(f"evaluation.{key}: only the trainer {' or '.join(map(repr, families))} has it")
+            having = [repr(name) for name, one in TRAINERS.items() if one.family in families]
+            problems.append(f"evaluation.{key}: only the trainer {' or '.join(having)} has it")
     for key in ("prompts", "max_new_tokens", "given_words", "batch_size"):
         if isinstance(evaluation.get(key), int | float) and evaluation[key] <= 0:
             problems.append(f"evaluation.{key}: expected a positive number, got {evaluation[key]}")

@@ -10,7 +10,7 @@ A reward scores text. Trainers learn from it, decoders search with it, metrics r
 Importing this package loads the standard library only.
 """
 
-from alignkit.reward.call import call_reward
+from alignkit.reward.call import call_reward, scalar_score
 from alignkit.reward.contract import (
     GRANULARITIES,
     RESERVED,
@@ -37,6 +37,7 @@ __all__ = [
     "learned_rewards",
     "required_columns",
     "reward_name",
+    "scalar_score",
     "stateful_rewards",
     "unique_names",
     "walk_rewards",

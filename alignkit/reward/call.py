@@ -224,3 +224,12 @@ def _excerpt(text: Any, length: int = 160) -> str:
         )
     flat = " ".join(str(text).split())
     return repr(flat if len(flat) <= length else flat[: length - 1] + "…")
+
+
+def scalar_score(score: Score) -> float | None:
+    """What a reward says of a whole completion: its scores of turns or tokens summed; None stays no opinion.
+
+    >>> scalar_score([0.5, 0.25]), scalar_score(0.5), scalar_score(None)
+    (0.75, 0.5, None)
+    """
+    return sum(score) if isinstance(score, list) else score

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from alignkit.decoding.best_of_n import BestOfN
 from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
 from alignkit.held_out import Row
-from alignkit.reward import call_reward, in_evaluation, unique_names
+from alignkit.reward import call_reward, in_evaluation, scalar_score, unique_names
 
 
 def best_of_n_rows(
@@ -74,7 +74,7 @@ def best_of_n_rows(
             }
             for i, example in enumerate(some):
                 chosen, first = (
-                    {"completion": told[at], "rewards": {name: _as_scalar(scored[name][at]) for name in names}}
+                    {"completion": told[at], "rewards": {name: scalar_score(scored[name][at]) for name in names}}
                     for at in (i, i + len(some))
                 )
                 columns_of_row = {key: example[key] for key in columns}
@@ -88,7 +88,3 @@ def best_of_n_rows(
                     }
                 )
     return rows
-
-
-def _as_scalar(score: float | list[float] | None) -> float | None:
-    return sum(score) if isinstance(score, list) else score
