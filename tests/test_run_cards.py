@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.tiny import WORDS as VOCABULARY
-from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
+from alignkit.models.tiny import tiny_causal_lm, tiny_classifier, tiny_seq2seq, tiny_tokenizer
 from alignkit.recipe import load_recipe
 from alignkit.report.reading import read_run
 from alignkit.report.words import written
@@ -46,6 +46,7 @@ KINDS = {
     "lstm": ("reinforce", {**SCRATCH, "architecture": "lstm"}, TURNS, {"rewards": {"repetition": {}}}),
     "classifier": ("classifier", {**SCRATCH, "layers": 1, "heads": 2}, {**WORDS, "label": [1, 0] * 8}, {}),
     "pair classifier": ("classifier", {**SCRATCH, "layers": 1, "heads": 2}, PAIRS, {}),
+    "pooled classifier": ("classifier", "bert", {**WORDS, "label": [1, 0] * 8}, {"model": {"pooling": "mean"}}),
 }
 SMALL = {"max_steps": 1, "save_strategy": "no", "use_cpu": True, "per_device_train_batch_size": 2, "logging_steps": 1}
 
@@ -54,7 +55,7 @@ SMALL = {"max_steps": 1, "save_strategy": "no", "use_cpu": True, "per_device_tra
 def runs(tmp_path_factory):
     """The folder of a finished run of a kind, made when it is first asked for."""
     folder = tmp_path_factory.mktemp("cards")
-    bases = {"gpt2": tiny_causal_lm(), "chat": tiny_causal_lm("llama"), "t5": tiny_seq2seq()}
+    bases = {"gpt2": tiny_causal_lm(), "chat": tiny_causal_lm("llama"), "t5": tiny_seq2seq(), "bert": tiny_classifier().bert}
     for name, model in bases.items():
         model.save_pretrained(folder / "bases" / name)
         tokenizer = tiny_tokenizer()
@@ -75,10 +76,11 @@ def runs(tmp_path_factory):
                 training |= {"bf16": False}
             recipe = {
                 **{"trainer": trainer, "data": {"use": "files", "path": str(file), "validation_share": 0.25}},
-                "model": str(folder / "bases" / base) if isinstance(base, str) else {"scratch": base},
                 **{key: value for key, value in more.items() if key != "training"},
+                "model": {"name": str(folder / "bases" / base)} if isinstance(base, str) else {"scratch": base},
                 "training": training,
             }
+            recipe["model"] |= more.get("model", {})
             if trainer in ("sft", "seq2seq"):
                 recipe["evaluation"] = {"prompts": 2, "max_new_tokens": 4} | (
                     {"given_words": 2} if data is WORDS else {}
@@ -115,7 +117,7 @@ def test_the_quick_start_of_every_kind_of_card_runs_without_a_word(kind, runs, c
     run = runs(kind)
     code, *_ = re.findall(r"```python\n(.*?)```", card_of(run), re.DOTALL)
     assert "path/to/this/model" in code
-    own = kind in ("gru", "lstm")
+    own = kind in ("gru", "lstm", "pooled classifier")
     said = executed(code.replace("path/to/this/model", str(run / "model")), own, capsys)
     assert not re.search("Warning|MISSING|UNEXPECTED|missing|unexpected", said), said
     assert ("import alignkit" in code) is own

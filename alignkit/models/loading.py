@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -36,6 +37,7 @@ from alignkit.models.adapters import (
     saved_shapes,
 )
 from alignkit.models.locating import explained, resolve_model
+from alignkit.models.pooled_classifier import POOLINGS, PooledClassifier
 from alignkit.models.precision import named_dtype
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
@@ -145,6 +147,7 @@ def load_classifier(
     new_head: bool = False,
     num_labels: int | None = None,
     id2label: Mapping[int, str] | None = None,
+    pooling: str | None = None,
     trust_remote_code: bool = False,
     dtype: str | torch.dtype = "float32",
     **kwargs: Any,
@@ -157,6 +160,8 @@ def load_classifier(
             or that of `id2label`; a head of that size in the checkpoint is kept. The body must be complete.
         num_labels: number of classes, only with `new_head`.
         id2label: names of the classes, only with `new_head`.
+        pooling: only with `new_head`: `mean` makes a `PooledClassifier`, which reads the mean of the encoder's states;
+            by default the head is the one that transformers has for the model.
         trust_remote_code: run Python code that the checkpoint brings along.
         dtype: of the weights; "auto" takes the checkpoint's own.
         kwargs: for `from_pretrained`.
@@ -164,8 +169,10 @@ def load_classifier(
     Raises:
         ModelError: no such model, no weights, or a head that is not in the checkpoint while `new_head` is false.
     """
-    if not new_head and (num_labels is not None or id2label is not None):
-        raise ModelError("num_labels and id2label describe a new head; add new_head=True, or leave them out")
+    if not new_head and not (num_labels is None and id2label is None and pooling is None):
+        raise ModelError("num_labels, id2label and pooling describe a new head; add new_head=True, or leave them out")
+    if pooling not in (None, *POOLINGS):
+        raise ModelError(f"pooling is one of {', '.join(POOLINGS)}, or left out; got {pooling!r}")
     labels = head_labels(id2label, num_labels) if new_head else {}
     folder = resolve_model(name)
     kwargs.update(trust_remote_code=trust_remote_code, dtype=_precision(dtype))
@@ -177,17 +184,19 @@ def load_classifier(
             )
         return adapted_classifier(name, folder, kwargs)
     config = _checked_config(name, folder, trust_remote_code, kwargs.get("revision"))
+    if pooling and config.is_encoder_decoder:
+        raise ModelError(f"{str(name)!r} is an encoder-decoder; pooling={pooling!r} reads an encoder: leave it out")
     if new_head:
         kwargs.update(num_labels=len(labels), id2label=labels, label2id={label: i for i, label in labels.items()})
     # On the left, padding would shift the learned positions of decoder-type classifiers.
     source = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
     tokenizer = load_tokenizer(folder, padding_side="right", **source)
-    model, report = _load(name, folder, AutoModelForSequenceClassification, kwargs)
-    body = f"{model.base_model_prefix}."
+    model, report = _load(name, folder, AutoModel if pooling else AutoModelForSequenceClassification, kwargs)
+    body = "" if pooling else f"{model.base_model_prefix}."
     other_size = [key for key, *_ in report["mismatched_keys"]]
     fresh = sorted({*report["missing_keys"], *other_size})
     # Sentence encoders are often saved without the pooler; it belongs to the head of a classifier.
-    damaged = [key for key in fresh if key.startswith(body) and ".pooler." not in key]
+    damaged = [key for key in fresh if key.startswith(body) and "pooler." not in key]
     if damaged:
         raise ModelError(
             f"the checkpoint {str(name)!r} lacks weights of its own body, or has them in another size: "
@@ -200,6 +209,8 @@ def load_classifier(
             "would be random numbers. Give a fine-tuned sequence classifier, or train one from this model first "
             "(alignkit train recipes/sentiment/classifier.yaml; in Python load_classifier(..., new_head=True))"
         )
+    if pooling:
+        model = PooledClassifier.on(model, labels)
     _tell_padding(model, tokenizer)
     return model.eval(), tokenizer
 

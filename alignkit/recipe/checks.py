@@ -21,6 +21,7 @@ MODEL_KEYS = {
     "scratch": dict,
     "labels": list,
     "calibrate": bool,
+    "pooling": str,
     "max_length": int,
     "reference": str | dict,
     **_LOADING_KEYS,
@@ -114,7 +115,7 @@ def check_model(model: dict[str, Any], kind: TrainerKind | None) -> list[str]:
         for_classifier = kind is not None and kind.family == "classifier"
         found = spec_problems(model["scratch"], "classifier" if for_classifier else generator_kind(model["scratch"]))
         problems += [f"model.scratch: {problem}" for problem in found]
-    for key in ("labels", "max_length", "calibrate"):
+    for key in ("labels", "max_length", "calibrate", "pooling"):
         if key in model and kind is not None and kind.family != "classifier":
             problems.append(f"model.{key}: only the trainer 'classifier' has it")
     reference = model.get("reference")

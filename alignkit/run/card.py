@@ -93,7 +93,8 @@ def render_card(run: RunFiles, saved: Path, recipe: Recipe, model: Any, tokenize
     adapter = holds_adapter(saved)
     config = model.config
     kind = "classifier" if recipe.kind.family == "classifier" else "seq2seq" if config.is_encoder_decoder else "causal"
-    own = type(config).__module__.startswith("alignkit.")
+    module = type(config).__module__.split(".")
+    own = ".".join(module[:3]) if module[0] == "alignkit" else ""
     base = _base(recipe)
     licence = _licence(recipe)
     method, papers = METHODS[recipe.trainer]
@@ -231,7 +232,7 @@ def _machine(facts: dict[str, Any]) -> str:
     return where if processes == 1 else f"{processes} processes on {where}"
 
 
-def _loading(saved: Path, adapter: bool, own: bool) -> str:
+def _loading(saved: Path, adapter: bool, own: str) -> str:
     parts = []
     if adapter:
         parts.append(

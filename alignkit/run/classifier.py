@@ -173,7 +173,8 @@ def _load(recipe: Recipe, data: DatasetDict, classes: int) -> tuple[Any, Any]:
         texts = [text for name in ("text", _PAIR) if name in train.column_names for text in train[name]]
         model, tokenizer = build_classifier(spec["scratch"], texts, id2label)
     else:
-        model, tokenizer = load_classifier(spec["name"], new_head=True, id2label=id2label, **loading_options(recipe))
+        how = {"pooling": spec.get("pooling"), **loading_options(recipe)}
+        model, tokenizer = load_classifier(spec["name"], new_head=True, id2label=id2label, **how)
     # saved with the tokenizer, so that a reward made of this model cuts texts where training did
     tokenizer.model_max_length = min(spec.get("max_length", 128), tokenizer.model_max_length)
     return model, tokenizer
