@@ -80,7 +80,7 @@ class _TreeLayer(DynamicLayer):
         assert step is not None, "a tree's layer is read within a step only"
         given = []
         for pool, room, states in zip(self.pools, self.rooms, (key_states, value_states), strict=True):
-            new = states[:, :, 0]
+            new = states[:, :, 0].to(pool.dtype)  # under autocast keys and values may have two precisions
             pool.index_copy_(0, step.new, new)
             if len(step.path):
                 behind = pool.index_select(0, step.path)

@@ -227,6 +227,9 @@ class Discriminator(NetworkReward, LearnedReward):
             model: Any
             if isinstance(self.model, str):
                 model, tokenizer = self.load(self.model)
+                for weight in model.parameters():
+                    # a file's places in memory are not torch's own: sums come out in other bits than before saving
+                    weight.data = weight.data.clone()
             elif self.model is not None:
                 model, tokenizer = self.model, self._tokenizer()
             else:
