@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-import alignkit.models.recurrent  # noqa: F401  (the auto classes know them then)
+import alignkit.models.recurrent  # (the auto classes know them then)
 import alignkit.models.text_cnn  # noqa: F401
 from alignkit.errors import ModelError
 from alignkit.models.adapters import (

@@ -1,4 +1,4 @@
-"""A convolutional text classifier: Kim (2014) with the highway layer that SeqGAN's discriminator has (Yu et al. 2017)."""
+"""A convolutional text classifier: Kim (2014) with the highway layer of SeqGAN's discriminator (Yu et al. 2017)."""
 
 from typing import Any
 
@@ -41,8 +41,8 @@ class TextCNNConfig(PreTrainedConfig):
 class TextCNNForSequenceClassification(PreTrainedModel):
     """Filters over windows of words, the largest answer of each, a highway layer, dropout, and a linear layer.
 
-    Only windows within the text count; a text that is shorter than a filter is one window, filled with zeros. So padding,
-    wherever it is, changes nothing.
+    Only windows within the text count; a text that is shorter than a filter is one window, filled with zeros. So
+    padding, wherever it is, changes nothing.
     """
 
     config: TextCNNConfig

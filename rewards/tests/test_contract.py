@@ -42,7 +42,6 @@ def discriminator(kind, **scratch):
     return reward
 
 
-
 @pytest.fixture(params=MAKE)
 def alignkit_reward(request):
     if request.param not in _made:

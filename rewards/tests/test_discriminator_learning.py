@@ -209,7 +209,7 @@ def test_each_text_is_read_once_before_any_is_read_again():
 
 
 def test_without_people_there_is_nothing_to_learn():
-    with pytest.raises(RewardError, match="2 of 3 references are None.*column 'answer'"):
+    with pytest.raises(RewardError, match=r"2 of 3 references are None.*column 'answer'"):
         reward = made()
         reward.reference_column = "answer"
         reward.update(["a"] * 3, ["b"] * 3, [None, "good", []])

@@ -202,7 +202,9 @@ class Learner:
             RewardError: it is the state of another network.
         """
         if state["kind"] != self.reader.kind:
-            raise RewardError(f"discriminator: the state is of kind {state['kind']!r}, this one is {self.reader.kind!r}")
+            raise RewardError(
+                f"discriminator: the state is of kind {state['kind']!r}, this one is {self.reader.kind!r}"
+            )
         try:
             self.reader.model.load_state_dict(state["network"])
         except RuntimeError as error:

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from alignkit_rewards.discriminator.learning import Learner
 
 logger = logging.getLogger(__name__)
-_BLANK_ADVICE = (
-    "Write the references as the policy writes: with a blank in front, where the prompt does not end in one"
-)
+_BLANK_ADVICE = "Write the references as the policy writes: with a blank in front, where the prompt does not end in one"
 # How texts are read; saved with the network, and these where neither the user nor a saved one says anything.
 _READING: dict[str, Any] = {"kind": "causal", "of": "both", "max_length": 512, "max_completion_tokens": None}
 
@@ -32,9 +30,10 @@ class Discriminator(NetworkReward, LearnedReward):
     p_data / (p_data + p_policy). It learns from what the policy wrote and from the data's references, which every
     update needs.
 
-    Kinds: `causal` labels each token of the completion, its end token included, reading from left to right; the score is
-    the last label, and beginnings have scores too, so decoders search with it token by token (`begin`). `bidirectional`
-    reads prompt and completion as a pair. `cnn` is the convolutional network of Kim (2014) with SeqGAN's highway layer.
+    Kinds: `causal` labels each token of the completion, its end token included, reading from left to right; the score
+    is the last label, and beginnings have scores too, so decoders search with it token by token (`begin`).
+    `bidirectional` reads prompt and completion as a pair. `cnn` is the convolutional network of Kim (2014) with the
+    highway layer of SeqGAN's discriminator.
 
     `update` logs, of texts as they were before it learned from them: `accuracy`, `real` and `fake` (mean scores of
     people's texts and of the policy's), `gap` (their distance in log-odds), `spread` (standard deviation of the
@@ -48,8 +47,8 @@ class Discriminator(NetworkReward, LearnedReward):
         kind: "causal", "bidirectional" or "cnn"; by default what the saved one was, else causal.
         scratch: a new network in place of `model`: fields of `CausalSpec` (architecture gpt2, llama or lstm),
             `ClassifierSpec` or `TextCNNSpec`, without vocab_size.
-        tokenizer: the name of a model whose tokenizer is read, best the policy's, or a loaded tokenizer. `scratch` and a
-            loaded model need it; by default it is that of `model`.
+        tokenizer: the name of a model whose tokenizer is read, best the policy's, or a loaded tokenizer. `scratch` and
+            a loaded model need it; by default it is that of `model`.
         of: "both", prompt and completion (the default), or the "completion" alone.
         learning_rate, weight_decay, max_grad_norm: of AdamW.
         updates: gradient steps of an update; 0 freezes a trained network.
@@ -333,7 +332,7 @@ class Discriminator(NetworkReward, LearnedReward):
         """Whether another tokenizer has the same tokens and end token as the network's own."""
         if self._compared[0] is not processing_class:
             own = self.network()[1]
-            other = getattr(processing_class, "get_vocab", dict)()
+            other: dict[str, int] = dict(getattr(processing_class, "get_vocab", dict)())
             same = other == own.get_vocab() and processing_class.eos_token_id == own.eos_token_id
             self._compared = (processing_class, same)
         return self._compared[1]

@@ -37,8 +37,8 @@ class Reader:
     policy writes them. `bidirectional` reads prompt and completion as the tokenizer joins a pair of texts.
 
     What is too long is cut so that a beginning is read as it will be in the whole text: the prompt keeps its last
-    `limit - reserve` tokens, where `reserve` is `max_completion_tokens` (or half the limit), and the completion has the
-    rest, at most `max_completion_tokens`; one that is cut has no end token.
+    `limit - reserve` tokens, where `reserve` is `max_completion_tokens` (or half the limit), and the completion has
+    the rest, at most `max_completion_tokens`; one that is cut has no end token.
 
     Args:
         model: one output for each token (causal) or each text.
@@ -64,7 +64,7 @@ class Reader:
     ):
         if max_completion_tokens is not None and max_completion_tokens >= limit:
             raise RewardError(
-                f"discriminator: max_completion_tokens={max_completion_tokens} leaves no room for a prompt: the network "
+                f"discriminator: max_completion_tokens={max_completion_tokens} leaves no room for a prompt: network "
                 f"and max_length allow {limit} tokens; lower it, or take a network that reads longer texts"
             )
         self.model, self.tokenizer, self.kind, self.of = model, tokenizer, kind, of
@@ -147,10 +147,10 @@ class Reader:
         return torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None)
 
     def logits(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-odds that a person wrote the texts, (B, L) for each token or (B, 1), and where they count (same shape)."""
+        """Log-odds that a person wrote the texts, (B, L) for each token or (B, 1); and where they count, alike."""
         padding = self.tokenizer.pad_token_id
         ids, mask = pad_right([row.ids for row in rows], padding, self.model.device)
-        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if rows[0].types is not None:
             inputs["token_type_ids"] = pad_right([row.types or [] for row in rows], 0, ids.device)[0]
         if self.kind == "causal":
