@@ -70,3 +70,26 @@ def approximate_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> torc
     """
     log_ratio = (log_probs - old_log_probs).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return torch.expm1(log_ratio) - log_ratio
+
+
+def discriminator_loss(
+    logits: torch.Tensor, mask: torch.Tensor, real: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Cross-entropy of telling people's texts from a model's, for each label (Goodfellow et al. 2014, Eq. 1, negated).
+
+    Summed over labels and divided by their number in a batch that holds as many texts of one kind as of the other, its
+    minimum is `p_data / (p_data + p_model)` at every beginning of a text: each text counts once at each of its tokens,
+    so the mean is over tokens, not over texts.
+
+    Args:
+        logits: (B, L) log-odds that a person wrote the text.
+        mask: (B, L) where there is a label.
+        real: (B,) which texts people wrote.
+        label_smoothing: taken off the target 1 of people's texts; the model's keep 0 (one-sided, Salimans et al. 2016).
+
+    Returns:
+        (B, L) losses in nats, 0 outside the mask.
+    """
+    targets = (real.to(logits.dtype) * (1 - label_smoothing))[:, None].expand_as(logits)
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return torch.where(mask, losses, torch.zeros_like(losses))

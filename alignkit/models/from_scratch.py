@@ -16,6 +16,7 @@ from transformers import (
     LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -192,10 +193,14 @@ def build_causal_lm(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreT
     """
     built = CausalSpec(**_accepted(spec, "causal"))
     tokenizer = train_tokenizer(texts, built.vocab_size, built.context)
+    return _seeded(AutoModelForCausalLM, causal_config(built, tokenizer), built.seed), tokenizer
+
+
+def causal_config(built: CausalSpec, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+    """The configuration of a network of this size that reads the tokenizer's tokens from left to right."""
     tokens = _special_tokens(tokenizer)
-    config: PretrainedConfig
     if built.architecture == "lstm":
-        config = LSTMConfig(
+        return LSTMConfig(
             vocab_size=len(tokenizer),
             embedding_size=built.hidden_size,
             hidden_size=built.hidden_size,
@@ -204,8 +209,8 @@ def build_causal_lm(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreT
             tie_word_embeddings=True,
             **tokens,
         )
-    elif built.architecture == "gpt2":
-        config = GPT2Config(
+    if built.architecture == "gpt2":
+        return GPT2Config(
             vocab_size=len(tokenizer),
             n_embd=built.hidden_size,
             n_layer=built.layers,
@@ -216,20 +221,18 @@ def build_causal_lm(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreT
             resid_pdrop=built.dropout,
             **tokens,
         )
-    else:
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=built.hidden_size,
-            intermediate_size=4 * built.hidden_size,
-            num_hidden_layers=built.layers,
-            num_attention_heads=built.heads,
-            num_key_value_heads=built.heads,
-            max_position_embeddings=built.context,
-            attention_dropout=built.dropout,
-            tie_word_embeddings=True,
-            **tokens,
-        )
-    return _seeded(AutoModelForCausalLM, config, built.seed), tokenizer
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=built.hidden_size,
+        intermediate_size=4 * built.hidden_size,
+        num_hidden_layers=built.layers,
+        num_attention_heads=built.heads,
+        num_key_value_heads=built.heads,
+        max_position_embeddings=built.context,
+        attention_dropout=built.dropout,
+        tie_word_embeddings=True,
+        **tokens,
+    )
 
 
 def build_seq2seq(
@@ -277,7 +280,12 @@ def build_classifier(
     built = ClassifierSpec(**_accepted(spec, "classifier"))
     labels = head_labels(id2label or {0: "negative", 1: "positive"})
     tokenizer = train_tokenizer(texts, built.vocab_size, built.context, for_classifier=True)
-    config = BertConfig(
+    return _seeded(AutoModelForSequenceClassification, bert_config(built, tokenizer, labels), built.seed), tokenizer
+
+
+def bert_config(built: ClassifierSpec, tokenizer: PreTrainedTokenizerBase, labels: Mapping[int, str]) -> BertConfig:
+    """The configuration of a classifier of this size for the tokenizer's tokens."""
+    return BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=built.hidden_size,
         num_hidden_layers=built.layers,
@@ -288,13 +296,12 @@ def build_classifier(
         attention_probs_dropout_prob=built.dropout,
         pad_token_id=tokenizer.pad_token_id,
         num_labels=len(labels),
-        id2label=labels,
+        id2label=dict(labels),
         label2id={label: i for i, label in labels.items()},
     )
-    return _seeded(AutoModelForSequenceClassification, config, built.seed), tokenizer
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "bos")}
 
 

@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -24,7 +25,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-import alignkit.models.recurrent  # noqa: F401  (the auto classes know them then)
+import alignkit.models.recurrent  # (the auto classes know them then)
+import alignkit.models.text_cnn  # noqa: F401
 from alignkit.errors import ModelError
 from alignkit.models.adapters import (
     Prepare,
@@ -144,6 +146,7 @@ def load_causal_or_seq2seq(
 def load_classifier(
     name: str | os.PathLike,
     *,
+    of_tokens: bool = False,
     new_head: bool = False,
     num_labels: int | None = None,
     id2label: Mapping[int, str] | None = None,
@@ -152,10 +155,11 @@ def load_classifier(
     dtype: str | torch.dtype = "float32",
     **kwargs: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A sequence classifier in eval mode, and its tokenizer, padding on the right.
+    """A classifier of sequences or of tokens in eval mode, and its tokenizer, padding on the right.
 
     Args:
         name: see `resolve_model`.
+        of_tokens: one that gives every token a label, not the whole text.
         new_head: allow a freshly initialised head, to *train* a classifier from an encoder. Its size is `num_labels`,
             or that of `id2label`; a head of that size in the checkpoint is kept. The body must be complete.
         num_labels: number of classes, only with `new_head`.
@@ -177,21 +181,23 @@ def load_classifier(
     folder = resolve_model(name)
     kwargs.update(trust_remote_code=trust_remote_code, dtype=_precision(dtype))
     if holds_adapter(folder):
-        if new_head:
+        if new_head or of_tokens:
             raise ModelError(
-                f"{str(name)!r} is an adapter, whose head is the one it was trained with; for a new head give a whole "
-                "model, such as alignkit merge writes"
+                f"{str(name)!r} is an adapter, whose head is the one it was trained with; for a new head, or labels of "
+                "tokens, give a whole model, such as alignkit merge writes"
             )
         return adapted_classifier(name, folder, kwargs)
     config = _checked_config(name, folder, trust_remote_code, kwargs.get("revision"))
-    if pooling and config.is_encoder_decoder:
-        raise ModelError(f"{str(name)!r} is an encoder-decoder; pooling={pooling!r} reads an encoder: leave it out")
+    if pooling and (config.is_encoder_decoder or of_tokens):
+        what = "a label for each token pools nothing" if of_tokens else f"{str(name)!r} is an encoder-decoder"
+        raise ModelError(f"pooling={pooling!r} reads an encoder's text as a whole, and {what}; leave it out")
     if new_head:
         kwargs.update(num_labels=len(labels), id2label=labels, label2id={label: i for i, label in labels.items()})
     # On the left, padding would shift the learned positions of decoder-type classifiers.
     source = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
     tokenizer = load_tokenizer(folder, padding_side="right", **source)
-    model, report = _load(name, folder, AutoModel if pooling else AutoModelForSequenceClassification, kwargs)
+    family = AutoModelForTokenClassification if of_tokens else AutoModelForSequenceClassification
+    model, report = _load(name, folder, AutoModel if pooling else family, kwargs)
     body = "" if pooling else f"{model.base_model_prefix}."
     other_size = [key for key, *_ in report["mismatched_keys"]]
     fresh = sorted({*report["missing_keys"], *other_size})
@@ -206,7 +212,7 @@ def load_classifier(
         made_as = (config.architectures or [config.model_type])[0]
         raise ModelError(
             f"{str(name)!r} ({made_as}) is no trained classifier: the checkpoint lacks {_some(fresh)}, so its scores "
-            "would be random numbers. Give a fine-tuned sequence classifier, or train one from this model first "
+            "would be random numbers. Give a fine-tuned classifier, or train one from this model first "
             "(alignkit train recipes/sentiment/classifier.yaml; in Python load_classifier(..., new_head=True))"
         )
     if pooling:

@@ -36,6 +36,8 @@ class RewardStateCallback(TrainerCallback):
     With several processes the copies begin with the main process's state and learn from the completions of all of them,
     with the same random numbers: they stay equal, and one of them is the checkpoint.
 
+    A reward with `save_pretrained(folder)` is also saved as a model, in `rewards/<key>` of the run, when training ends.
+
     Args:
         rewards: the rewards given to the trainer; compositions are searched.
         resume_from: the checkpoint whose reward states a resumed run begins with; by default the one of the resumed
@@ -98,6 +100,14 @@ class RewardStateCallback(TrainerCallback):
         # a recorded checkpoint is whole: the trainer saved the rewards in it before it got its name
         if state.is_world_process_zero and not (checkpoint / RECORD).is_file():
             self.save(checkpoint)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            for key, reward in self.stateful.items():
+                if callable(getattr(reward, "save_pretrained", None)):
+                    reward.save_pretrained(Path(args.output_dir) / FOLDER / key)
 
     def save(self, checkpoint: Path) -> None:
         """Write each reward's state to `checkpoint/rewards/<key>.pt`."""

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "Discriminator": "discriminator",
     "LanguageStyle": "language_style",
     "Length": "length",
     "Lexicon": "lexicon",

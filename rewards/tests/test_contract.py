@@ -2,6 +2,7 @@
 
 import pytest
 from alignkit_rewards import (
+    Discriminator,
     LanguageStyle,
     Length,
     Lexicon,
@@ -27,8 +28,18 @@ MAKE = {
     "style_of_nothing": lambda: LanguageStyle(tiny_causal_lm("llama"), given="nothing", tokenizer=tiny_tokenizer()),
     "style_encoder_decoder": lambda: LanguageStyle(tiny_seq2seq(), tokenizer=tiny_tokenizer()),
     "similarity": lambda: Similarity(tiny_classifier().bert, tokenizer=tiny_tokenizer(), batch_size=4),
+    "discriminator": lambda: discriminator("causal", hidden_size=16, heads=2),
+    "discriminator_lstm": lambda: discriminator("causal", architecture="lstm", hidden_size=16),
+    "discriminator_of_pairs": lambda: discriminator("bidirectional", hidden_size=16),
+    "discriminator_cnn": lambda: discriminator("cnn", filters=8),
 }
 _made = {}
+
+
+def discriminator(kind, **scratch):
+    reward = Discriminator(kind=kind, scratch=scratch, tokenizer=tiny_tokenizer(), learning_rate=1e-2, batch_size=4)
+    reward.update(["it was"] * 4, ["bad ."] * 4, ["very good !"] * 4)
+    return reward
 
 
 @pytest.fixture(params=MAKE)

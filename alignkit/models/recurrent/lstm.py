@@ -38,7 +38,9 @@ class LSTMConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 1
 
 
-class _LSTMPreTrainedModel(PreTrainedModel):
+class LSTMPreTrainedModel(PreTrainedModel):
+    """What the models on an LSTM share: their configuration and how new weights are drawn."""
+
     config: LSTMConfig
     config_class = LSTMConfig
     base_model_prefix = "model"
@@ -56,7 +58,7 @@ class _LSTMPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
 
-class LSTMModel(_LSTMPreTrainedModel):
+class LSTMModel(LSTMPreTrainedModel):
     """Embeddings and LSTM: the states that the head reads. Padding, wherever it is, is not read."""
 
     def __init__(self, config: LSTMConfig):
@@ -106,7 +108,7 @@ class LSTMModel(_LSTMPreTrainedModel):
         )
 
 
-class LSTMForCausalLM(_LSTMPreTrainedModel, GenerationMixin):
+class LSTMForCausalLM(LSTMPreTrainedModel, GenerationMixin):
     """An `LSTMModel` and a linear head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012  (the host's name and type)
