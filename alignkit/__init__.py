@@ -11,7 +11,10 @@ __version__ = "0.1.0"
 _HOME = {
     "AlignkitError": "errors",
     "BestOfN": "decoding.best_of_n",
+    "CooperativeConfig": "trainers.cooperative_config",
+    "CooperativeTrainer": "trainers.cooperative",
     "LearnedReward": "reward",
+    "MixtureDecoder": "decoding.mixture",
     "OnPolicyConfig": "trainers.on_policy_config",
     "OnPolicyTrainer": "trainers.on_policy",
     "PPOConfig": "trainers.ppo_config",

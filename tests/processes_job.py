@@ -50,7 +50,7 @@ def replayed(prompt: list[int], copy: int) -> list[int]:
 class Replay:
     """A decoder that samples nothing: each prompt has its completions, and nobody says how likely they were."""
 
-    def __call__(self, model, prompt_ids, prompt_mask, generation_config, *, synced_gpus=None):
+    def __call__(self, model, prompt_ids, prompt_mask, generation_config, *, prompts=None, columns=None):
         seen: dict[tuple, int] = {}
         rows = []
         for ids, mask in zip(prompt_ids, prompt_mask, strict=True):
