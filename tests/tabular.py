@@ -14,6 +14,7 @@ from torch import nn
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from alignkit.decoding.sampling import Completions
 from alignkit.reward import LearnedReward
 from alignkit.trainers.cooperative import CooperativeTrainer
 from alignkit.trainers.cooperative_config import CooperativeConfig
@@ -102,13 +103,22 @@ DATA = log_probs(TARGET).exp()
 
 def divergence(logits: torch.Tensor) -> float:
     """KL(data || policy) in nats."""
-    return float((DATA * (DATA.log() - log_probs(logits))).sum())
+    further = log_probs(logits) - DATA.log()
+    return float((DATA * (further.expm1() - further)).sum())  # the same sum without its cancellation
 
 
 def number(text: str) -> int:
     """Which of the 27 a text is."""
     a, b, c = ("abc".index(letter) for letter in text if letter in "abc")
     return 9 * a + 3 * b + c
+
+
+def table_of(probabilities: torch.Tensor) -> torch.Tensor:
+    """The logits of a table that gives the 27 texts these probabilities."""
+    p = probabilities.view(3, 3, 3)
+    first, second = p.sum((1, 2)), p.sum(2)
+    rows = [first[None], second / first[:, None], (p / second[..., None]).view(9, 3)]
+    return torch.cat(rows).log()
 
 
 class OptimalD(LearnedReward):
@@ -164,27 +174,50 @@ class Solved(torch.optim.Optimizer):
         self.count += 1
 
 
-def trainer(folder, model: TabularLM, reward: Any = None, passes: int = 1, optimizer: Any = None, **settings: Any):
+class Given:
+    """A decoder that is told what to give: rows (B, 3) of letters and a density for each of the 27 texts."""
+
+    def __init__(self, rows: torch.Tensor, density: torch.Tensor):
+        self.rows, self.density = rows, density
+
+    def __call__(self, model, prompt_ids, prompt_mask, generation_config, *, prompts=None, columns=None):
+        numbers = (self.rows * torch.tensor([9, 3, 1])).sum(1)
+        return Completions(
+            prompt_ids, prompt_mask, self.rows, torch.ones_like(self.rows), log_density=self.density.log()[numbers]
+        )
+
+
+def trainer(
+    folder, model: TabularLM, reward: Any = None, passes: int = 1, optimizer: Any = None, decoder: Any = None,
+    **settings: Any,
+):  # fmt: skip
     """A cooperative trainer of a tabular model on the prompt that says nothing."""
     rows = settings.pop("rows", 27)
     defaults: dict[str, Any] = dict(
         output_dir=str(folder), per_device_train_batch_size=rows, num_generations=rows, num_iterations=passes,
         max_steps=passes, max_completion_length=L, logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True,
-        save_strategy="no", proposal="exact", max_grad_norm=0.0, lr_scheduler_type="constant", learning_rate=1.0,
+        save_strategy="no", proposal="policy" if decoder else "exact", max_grad_norm=0.0, learning_rate=1.0,
+        lr_scheduler_type="constant",
     )  # fmt: skip
     args = CooperativeConfig(**{**defaults, **settings})
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=args.learning_rate)
-    data = Dataset.from_dict({"prompt": ["<begin>"] * 4})
+    data = Dataset.from_dict({"prompt": ["<begin>"] * max(rows // args.num_generations, 4)})
     return CooperativeTrainer(
-        model, reward or OptimalD(model), args, data, None, tokenizer(),
+        model, reward or OptimalD(model), args, data, None, tokenizer(), decoder=decoder,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
     )  # fmt: skip
 
 
-def rml(folder, model: TabularLM, outer: int, passes: int = 4, **settings: Any) -> SimpleNamespace:
+def rml(folder, model: TabularLM, outer: int, passes: int = 4, reward: Any = None, **settings: Any) -> SimpleNamespace:
     """RML-GAN by settings: exact q, and the inner minimum found by `passes` steps of `Solved`."""
     run = trainer(
-        folder, model, passes=passes, max_steps=outer * passes, optimizer=Solved(model.parameters(), passes), **settings
+        folder,
+        model,
+        reward,
+        passes,
+        max_steps=outer * passes,
+        optimizer=Solved(model.parameters(), passes),
+        **settings,
     )
     after: list[float] = []
 
