@@ -1,6 +1,7 @@
 """A training run to be killed, for test_kill.py: imports once, then forks a process for every attempt.
 
-Reads one JSON object a line: `folder`, `limit` (save_total_limit), `cooperative` (instead of PPO) and how the attempt dies, if it does:
+Reads one JSON object a line: `folder`, `limit` (save_total_limit), `cooperative` (in place of PPO) and how the attempt
+dies, if it does:
 
     {"seconds": s}              SIGKILL after so many seconds, wherever it is then
     {"save": n, "call": k}      SIGKILL at the k-th file that the n-th save opens for writing, moves or removes
