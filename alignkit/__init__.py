@@ -11,7 +11,9 @@ __version__ = "0.1.0"
 _HOME = {
     "AlignkitError": "errors",
     "BestOfN": "decoding.best_of_n",
+    "DAS": "decoding.das",
     "LearnedReward": "reward",
+    "MCTS": "decoding.mcts",
     "OnPolicyConfig": "trainers.on_policy_config",
     "OnPolicyTrainer": "trainers.on_policy",
     "PPOConfig": "trainers.ppo_config",
