@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from serial_search import SerialSearch
+from test_mcts import found, made
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from alignkit import MCTS
@@ -86,35 +87,37 @@ def test_the_density_sums_to_one_and_is_what_the_search_says(share, temperature)
     }
     assert sum(table.values()) == pytest.approx(1.0, abs=1e-12)
     assert min(table.values()) > 0
-    made = proposal_of(model, 400, visit_temperature=temperature, policy_share=share, **how)
+    drawn = proposal_of(model, 400, visit_temperature=temperature, policy_share=share, **how)
     seen = set()
-    for row, ids in enumerate(made.ids()):
+    for row, ids in enumerate(drawn.ids()):
         seen.add(tuple(ids))
-        assert float(made.log_density[row]) == pytest.approx(math.log(table[tuple(ids)]), abs=1e-9)
+        assert float(drawn.log_density[row]) == pytest.approx(math.log(table[tuple(ids)]), abs=1e-9)
         expected = log_p(model, ids)
-        assert made.log_probs[row, : len(ids)].tolist() == pytest.approx(expected, abs=1e-5)
-        assert not made.log_probs[row, len(ids) :].any()
+        assert drawn.log_probs[row, : len(ids)].tolist() == pytest.approx(expected, abs=1e-5)
+        assert not drawn.log_probs[row, len(ids) :].any()
     assert sum(table[text] for text in seen) > 0.8, "hardly anything was drawn"
     frequent = max(table, key=table.get)
-    share_drawn = sum(tuple(ids) == frequent for ids in made.ids()) / 400
+    share_drawn = sum(tuple(ids) == frequent for ids in drawn.ids()) / 400
     assert abs(share_drawn - table[frequent]) < 4 * math.sqrt(table[frequent] * (1 - table[frequent]) / 400)
 
 
 def test_enough_simulations_find_the_best_of_all_texts():
-    """With the maximum backed up and much exploration, every text is visited: the best one is written."""
+    """With the maximum backed up and a flat policy, every text is visited: the best one is written."""
     for seed in range(3):
         model = small(seed)
         tokenizer = tiny_tokenizer(["x", "y"])
-        config = generation_config_for(model, tokenizer, max_new_tokens=LENGTH, return_dict_in_generate=True)
+        config = generation_config_for(
+            model, tokenizer, max_new_tokens=LENGTH, temperature=9.0, return_dict_in_generate=True
+        )
 
         def ends(completion_ids, **columns):
             """Of whole texts only, so that beginnings lead nowhere by themselves."""
             whole = [len(ids) == LENGTH or ids[-1] == END for ids in completion_ids]
-            return [worth(ids) if done else 0.0 for ids, done in zip(completion_ids, whole, strict=True)]
+            return [worth(ids) ** 8 if done else 0.0 for ids, done in zip(completion_ids, whole, strict=True)]
 
         out = model.generate(
             input_ids=torch.tensor([[4]]), generation_config=config,
-            custom_generate=MCTS(ends, tokenizer, simulations=3000, children=V, exploration=0.5),
+            custom_generate=MCTS(ends, tokenizer, simulations=3000, children=V, exploration=5.0),
         )  # fmt: skip
         assert worth(out.completion_ids[0]) == max(map(worth, texts()))
 
@@ -133,24 +136,19 @@ def test_a_search_without_a_choice_is_greedy(settings):
 
 def test_the_policys_share_alone_is_plain_sampling():
     model = small()
-    made = proposal_of(model, 300, policy_share=1.0, simulations=2)
-    for row, ids in enumerate(made.ids()):
-        assert float(made.log_density[row]) == pytest.approx(sum(log_p(model, ids)), abs=1e-9)
-    ended = sum(END in ids for ids in made.ids()) / 300
+    drawn = proposal_of(model, 300, policy_share=1.0, simulations=2)
+    for row, ids in enumerate(drawn.ids()):
+        assert float(drawn.log_density[row]) == pytest.approx(sum(log_p(model, ids)), abs=1e-9)
+    ended = sum(END in ids for ids in drawn.ids()) / 300
     whole = sum(math.exp(sum(log_p(model, text))) for text in texts() if END in text)
     assert abs(ended - whole) < 4 * math.sqrt(whole * (1 - whole) / 300)
 
 
 def test_several_leaves_a_wave_ask_less_often():
-    model = small()
-    tokenizer = tiny_tokenizer(["x", "y"])
-    config = generation_config_for(model, tokenizer, max_new_tokens=LENGTH, return_dict_in_generate=True)
-    asked = {}
+    model, asked = made(), {}
     for backup, wave in itertools.product(("mean", "max"), (1, 4)):
-        search = MCTS(
-            by_ids, tokenizer, simulations=25, children=4, exploration=1.0, backup=backup, leaves_per_wave=wave
-        )
-        out = model.generate(input_ids=torch.tensor([[4], [3]]), generation_config=config, custom_generate=search)
+        how = {"simulations": 25, "children": 4, "exploration": 1.0, "backup": backup, "leaves_per_wave": wave}
+        out = found(model, by_ids, **how)
         asked[backup, wave] = out.evaluations
         for steps in out.steps:
             assert all(1 + sum(step.visits) == 25 for step in steps), "visits were lost"
@@ -162,15 +160,15 @@ def test_several_leaves_a_wave_ask_less_often():
 def test_no_opinion_is_worth_nothing():
     model, tokenizer = small(), tiny_tokenizer(["x", "y"])
     config = generation_config_for(model, tokenizer, max_new_tokens=LENGTH, return_dict_in_generate=True)
-    found = []
+    outputs = []
     for missing in (None, 0.0):
 
         def some(completion_ids, missing=missing, **columns):
             return [worth(ids) if ids[0] != 2 else missing for ids in completion_ids]
 
         search = MCTS(some, tokenizer, simulations=30, children=4, exploration=0.5)
-        found.append(model.generate(input_ids=torch.tensor([[4]]), generation_config=config, custom_generate=search))
-    assert found[0].steps == found[1].steps
+        outputs.append(model.generate(input_ids=torch.tensor([[4]]), generation_config=config, custom_generate=search))
+    assert outputs[0].steps == outputs[1].steps
     nobody = MCTS(lambda completions, **columns: [None] * len(completions), tokenizer, simulations=5)
     out = model.generate(input_ids=torch.tensor([[4]]), generation_config=config, custom_generate=nobody)
     assert out.rewards.isnan().all()
@@ -228,9 +226,9 @@ def test_a_proposal_gives_what_plain_sampling_gives():
     drawn = SearchProposal(search)(model, ids, mask, config, prompts=["a", "b"])
     assert model.training
     plain = SamplingDecoder()(model, ids, mask, config)
-    for made in (drawn, plain):
-        rows, width = made.completion_ids.shape
-        assert rows == 2 and made.completion_mask.shape == made.log_probs.shape == (rows, width)
-        assert made.log_density.shape == (2,) and (made.log_density < 0).all()
-        assert made.prompt_ids is ids and made.completion_mask.dtype == torch.long
+    for these in (drawn, plain):
+        rows, width = these.completion_ids.shape
+        assert rows == 2 and these.completion_mask.shape == these.log_probs.shape == (rows, width)
+        assert these.log_density.shape == (2,) and (these.log_density < 0).all()
+        assert these.prompt_ids is ids and these.completion_mask.dtype == torch.long
     assert drawn.log_probs.dtype == plain.log_probs.dtype

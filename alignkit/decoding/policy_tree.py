@@ -14,6 +14,7 @@ from transformers import (
     MinPLogitsWarper,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -25,7 +26,13 @@ from alignkit.models.tree import TreeReader
 from alignkit.text import Text
 
 # These look at the scores alone, so that any rows go through them together.
-_BY_SCORES = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+_BY_SCORES = (
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    MinPLogitsWarper,
+    SuppressTokensLogitsProcessor,
+)
 
 
 @dataclass
