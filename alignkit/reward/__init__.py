@@ -5,7 +5,8 @@ A reward scores text. Trainers learn from it, decoders search with it, metrics r
 
 - `contract`: the protocol, names for the log, required columns, and a description for the run's record;
 - `call`: the one call, which passes what the reward accepts and refuses what it must not answer;
-- `learned`: rewards that train along, and the state that checkpoints carry.
+- `learned`: rewards that train along, and the state that checkpoints carry;
+- `prefix`: rewards that score beginnings, token by token, for decoders that search.
 
 Importing this package loads the standard library only.
 """
@@ -23,11 +24,14 @@ from alignkit.reward.contract import (
     unique_names,
 )
 from alignkit.reward.learned import LearnedReward, in_evaluation, learned_rewards, stateful_rewards, walk_rewards
+from alignkit.reward.prefix import PrefixReward, PrefixScorer
 
 __all__ = [
     "GRANULARITIES",
     "RESERVED",
     "LearnedReward",
+    "PrefixReward",
+    "PrefixScorer",
     "Reward",
     "call_reward",
     "check_columns",
