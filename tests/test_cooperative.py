@@ -230,11 +230,19 @@ def test_every_generator_trains_and_scoring_agrees_with_sampling(make, tmp_path)
         {"weighting": "reward"},
         {"weighting": "reward", "baseline": "leave_one_out", "whiten_advantages": True, "weight_clip": 1.0, **MIXTURE},
         {"weighting": "best"},
+        {"proposal": "mcts", "proposal_settings": {"simulations": 6, "children": 4}},
+        {"proposal": "das", "proposal_settings": {"candidates": 4}},
+        {
+            "proposal": "mcts",
+            "proposal_settings": {"simulations": 6, "policy_share": 0.0, "visit_temperature": 0.1},
+            "weighting": "uniform",
+            "num_generations": 1,
+        },
         {"proposal_settings": {"temperature": 0.7}},
         {"bf16": True, **MIXTURE},
         {"lr_scheduler_type": "linear", "weighting": "reward", "num_generations": 1},
     ],
-    ids=["gan", "coldgan", "best", "cool", "bf16", "scheduler"],
+    ids=["gan", "coldgan", "best", "mcts", "das", "selfgan", "cool", "bf16", "scheduler"],
 )
 def test_the_family_by_settings_alone(settings, tmp_path):
     run = trainer(tmp_path, max_steps=2, **settings)
@@ -266,6 +274,9 @@ def test_an_adapter_is_weighted_against_what_sampled_not_against_its_base(tmp_pa
         ({"proposal": "mixture", "proposal_settings": {"policy_share": 0, "top_p": 0.8}}, "would never be drawn"),
         ({"proposal": "mixture", "proposal_settings": {"topp": 0.8}}, "topp.*top_p"),
         ({"proposal_settings": {"top_p": 0.8}}, "top_p"),
+        ({"proposal": "mcts", "proposal_settings": {"policy_share": 0}}, "leaves out what 'mcts' never tries"),
+        ({"proposal": "das", "proposal_settings": {"sample": False, "policy_share": 0}}, "must sample"),
+        ({"proposal": "mcts", "proposal_settings": {"simulation": 5}}, "simulation.*simulations"),
         ({"top_p": 0.9}, "top_p=0.9 would change what is drawn"),
         ({"temperature": 0.7}, "temperature=0.7 would change what is drawn"),
         ({"generation_kwargs": {"top_k": 5}}, "top_k=5 would change what is drawn"),

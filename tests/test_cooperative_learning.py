@@ -10,7 +10,7 @@ from alignkit.reward import LearnedReward
 from alignkit.trainers.cooperative import CooperativeTrainer
 from alignkit.trainers.cooperative_config import CooperativeConfig
 
-TEXTS = ["good film .", "superb story !"]
+TEXT = "good film ."
 PLACES = 4
 
 
@@ -48,7 +48,7 @@ class Places(LearnedReward):
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-        return {"loss": float(loss)}
+        return {"loss": loss.item()}
 
     def state_dict(self):
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -60,15 +60,23 @@ class Places(LearnedReward):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"proposal": "mixture", "proposal_settings": {"policy_share": 0.5, "top_p": 0.9}, "num_iterations": 2}],
+    [
+        {"max_steps": 80},
+        {
+            "proposal": "mixture",
+            "proposal_settings": {"policy_share": 0.5, "top_p": 0.9},
+            "num_iterations": 2,
+            "max_steps": 160,
+        },
+    ],
     ids=["policy", "mixture"],
 )
 def test_the_data_become_likely_though_no_likelihood_of_them_is_trained(settings, tmp_path):
     prompts = ["i loved the film", "the plot was", "this movie is very dull but", "it"] * 16
-    data = Dataset.from_dict({"prompt": prompts, "reference": [TEXTS[i // 4 % 2] for i in range(len(prompts))]})
+    data = Dataset.from_dict({"prompt": prompts, "reference": [TEXT] * len(prompts)})
     args = CooperativeConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=64, num_generations=16, discriminator_samples=4,
-        max_completion_length=4, max_steps=100, learning_rate=3e-3, lr_scheduler_type="constant", logging_steps=20,
+        max_completion_length=4, learning_rate=5e-3, lr_scheduler_type="constant", logging_steps=20,
         report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", eval_references=True, seed=3, **settings,
     )  # fmt: skip
     run = CooperativeTrainer(tiny_causal_lm("llama"), Places(), args, data, data.select(range(32)), tiny_tokenizer())

@@ -37,8 +37,9 @@ class CooperativeConfig(OnPolicyConfig):
     policy that is weighted against stays that of the step's beginning.
 
     Args:
-        proposal: what draws completions: `policy`, `mixture` (of the policy and its nucleus, see `MixtureDecoder`) or
-            `exact` (all completions of a small space, see `EnumerationDecoder`).
+        proposal: what draws completions: `policy`, `mixture` (of the policy and its nucleus, see `MixtureDecoder`),
+            `mcts` or `das` (searches guided by the reward, which sample) or `exact` (all completions of a small space,
+            see `EnumerationDecoder`).
         proposal_settings: of the proposal, such as `{policy_share: 0.1, top_p: 0.8}`.
         weighting: `importance` (log p + log D - log q^, normalised over a prompt's completions: GCN), `uniform` (plain
             likelihood of what a guided proposal found), `best` (likelihood of the one completion that q likes most:
@@ -98,7 +99,9 @@ class CooperativeConfig(OnPolicyConfig):
         if self.proposal not in PROPOSALS:
             hint = did_you_mean(self.proposal, PROPOSALS, 99)
             return [*problems, f"there is no proposal {self.proposal!r}{hint}"]
-        problems += PROPOSALS[self.proposal].problems(self.proposal, self.proposal_settings or {})
+        problems += PROPOSALS[self.proposal].problems(
+            self.proposal, self.proposal_settings or {}, self.weighting in ("importance", "reward")
+        )
         return problems + self._nothing_to_learn()
 
     def _sampling(self) -> list[str]:
