@@ -1,6 +1,5 @@
 """Cooperative training moves a tiny language model towards the data with nothing but a discriminator to go by."""
 
-import pytest
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
@@ -58,30 +57,17 @@ class Places(LearnedReward):
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"max_steps": 80},
-        {
-            "proposal": "mixture",
-            "proposal_settings": {"policy_share": 0.5, "top_p": 0.9},
-            "num_iterations": 2,
-            "max_steps": 160,
-        },
-    ],
-    ids=["policy", "mixture"],
-)
-def test_the_data_become_likely_though_no_likelihood_of_them_is_trained(settings, tmp_path):
+def test_the_data_become_likely_though_no_likelihood_of_them_is_trained(tmp_path):
     prompts = ["i loved the film", "the plot was", "this movie is very dull but", "it"] * 16
     data = Dataset.from_dict({"prompt": prompts, "reference": [TEXT] * len(prompts)})
     args = CooperativeConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=64, num_generations=16, discriminator_samples=4,
         max_completion_length=4, learning_rate=5e-3, lr_scheduler_type="constant", logging_steps=20,
-        report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", eval_references=True, seed=3, **settings,
+        report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", eval_references=True, max_steps=80,
+        seed=3,
     )  # fmt: skip
     run = CooperativeTrainer(tiny_causal_lm("llama"), Places(), args, data, data.select(range(32)), tiny_tokenizer())
     before = run.evaluate()["eval_reference_perplexity"]
     run.train()
     after = run.evaluate()["eval_reference_perplexity"]
-    print(before, after, run.state.log_history[-3])
     assert before > 25 and after < 6
