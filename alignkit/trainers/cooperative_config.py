@@ -99,9 +99,11 @@ class CooperativeConfig(OnPolicyConfig):
         if self.proposal not in PROPOSALS:
             hint = did_you_mean(self.proposal, PROPOSALS, 99)
             return [*problems, f"there is no proposal {self.proposal!r}{hint}"]
-        problems += PROPOSALS[self.proposal].problems(
-            self.proposal, self.proposal_settings or {}, self.weighting in ("importance", "reward")
-        )
+        settings = self.proposal_settings or {}
+        if not isinstance(settings, dict):
+            return [*problems, f"proposal_settings={settings!r}; expected a mapping of settings, or None"]
+        weighted = self.weighting in ("importance", "reward")
+        problems += PROPOSALS[self.proposal].problems(self.proposal, settings, needs_density=weighted)
         return problems + self._nothing_to_learn()
 
     def _sampling(self) -> list[str]:
