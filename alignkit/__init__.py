@@ -11,7 +11,12 @@ __version__ = "0.1.0"
 _HOME = {
     "AlignkitError": "errors",
     "BestOfN": "decoding.best_of_n",
+    "CooperativeConfig": "trainers.cooperative_config",
+    "CooperativeTrainer": "trainers.cooperative",
+    "DAS": "decoding.das",
     "LearnedReward": "reward",
+    "MCTS": "decoding.mcts",
+    "MixtureDecoder": "decoding.mixture",
     "OnPolicyConfig": "trainers.on_policy_config",
     "OnPolicyTrainer": "trainers.on_policy",
     "PPOConfig": "trainers.ppo_config",

@@ -121,6 +121,22 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     compare.set_defaults(handler=_compare)
 
 
+_SEARCH_OPTIONS = (
+    ("--simulations", int, "mcts: visits of the root before a token is chosen (default: 50)"),
+    ("--children", int, "mcts: most children of a node (default: 50)"),
+    ("--exploration", float, "mcts: weight of the policy against the values (default: 8)"),
+    ("--value", str, "mcts: prefix (default), or rollout: the reward of a leaf, or of its completion by the model"),
+    ("--backup", str, "mcts: max (default) or mean of the values below"),
+    ("--leaves-per-wave", int, "mcts: leaves read together; above 1 changes the search (default: 1)"),
+    ("--visit-temperature", float, "mcts: above 0 draws a token by its visits (default: 0)"),
+    ("--beams", int, "das: texts followed (default: 3)"),
+    ("--candidates", int, "das: tokens of each that the reward is asked about (default: 10)"),
+    ("--alpha", float, "das: weight of the reward (default: 1)"),
+    ("--reward-as", str, "das: probability (default), or exponential for a reward of any range"),
+    ("--policy-share", float, "mcts, das: share of the model as such in what is drawn (default: 0)"),
+)
+
+
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = commands.add_parser("generate", help="complete prompts, and score the completions")
     generate.add_argument("model", help="a model's folder or name, or a run's folder")
@@ -128,9 +144,14 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     source.add_argument("--prompts", type=Path, help="a text file with a prompt a line, or .jsonl with a column prompt")
     source.add_argument("--prompt", action="append", help="a prompt; may be given several times")
     generate.add_argument(
-        "--decoder", default="sample", help="sample (default), or best_of_n: the sample that the rewards like most"
+        "--decoder",
+        default="sample",
+        help="sample (default); best_of_n: the sample that the rewards like most; mcts: a tree search; das: a beam search",
     )
     generate.add_argument("--n", type=int, metavar="N", help="samples that best_of_n chooses from (default: 8)")
+    for flag, kind, purpose in _SEARCH_OPTIONS:
+        generate.add_argument(flag, type=kind, help=purpose)
+    generate.add_argument("--sample", action="store_true", help="das: draw tokens instead of following beams")
     _add_reward(generate, "score with it")
     generate.add_argument("--count", type=int, default=1, metavar="N", help="completions a prompt (default: 1)")
     generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N")

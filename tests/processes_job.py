@@ -19,9 +19,12 @@ from peft import LoraConfig
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from alignkit.decoding.prompts import pad_right
 from alignkit.decoding.sampling import Completions
 from alignkit.models.tiny import WORDS, tiny_causal_lm, tiny_tokenizer
 from alignkit.reward import LearnedReward
+from alignkit.trainers.cooperative import CooperativeTrainer
+from alignkit.trainers.cooperative_config import CooperativeConfig
 from alignkit.trainers.ppo import PPOConfig, PPOTrainer
 from alignkit.trainers.reinforce import ReinforceConfig, ReinforceTrainer
 
@@ -50,7 +53,7 @@ def replayed(prompt: list[int], copy: int) -> list[int]:
 class Replay:
     """A decoder that samples nothing: each prompt has its completions, and nobody says how likely they were."""
 
-    def __call__(self, model, prompt_ids, prompt_mask, generation_config, *, synced_gpus=None):
+    def __call__(self, model, prompt_ids, prompt_mask, generation_config, *, prompts=None, columns=None):
         seen: dict[tuple, int] = {}
         rows = []
         for ids, mask in zip(prompt_ids, prompt_mask, strict=True):
@@ -61,6 +64,21 @@ class Replay:
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=prompt_ids.device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=prompt_ids.device)
         return Completions(prompt_ids, prompt_mask, ids, mask)
+
+
+class Placed(Replay):
+    """A proposal: completions with densities, which know their place among all of a prompt's, other processes' too."""
+
+    def __init__(self, copies: int):
+        self.copies = copies
+
+    def __call__(self, model, prompt_ids, prompt_mask, generation_config, *, prompts=None, columns=None):
+        first = int(os.environ.get("RANK", "0")) * len(prompt_ids)
+        places = [(first + row) % self.copies for row in range(len(prompt_ids))]
+        rows = [replayed(ids[m.bool()].tolist(), c) for ids, m, c in zip(prompt_ids, prompt_mask, places, strict=True)]
+        ids, mask = pad_right(rows, 0, prompt_ids.device)
+        density = torch.tensor([-3.0 * len(row) - place for row, place in zip(rows, places, strict=True)])
+        return Completions(prompt_ids, prompt_mask, ids, mask, log_density=density.to(ids.device))
 
 
 class Opinion:
@@ -104,7 +122,8 @@ def letters(text: str) -> torch.Tensor:
 
 
 def trainer_of(case: str, folder: Path, decoder: Any = None, **changes: Any) -> Any:
-    """The trainer of a case: `lora` and `full` are PPO, `hybrid` REINFORCE with the likelihood of a reference."""
+    """The trainer of a case: `lora` and `full` are PPO, `hybrid` REINFORCE with the likelihood of a reference,
+    `cooperative` has a prompt whose weighted completions lie in both processes."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     settings = dict(
         output_dir=str(folder / case), per_device_train_batch_size=4 // processes, gradient_accumulation_steps=2,
@@ -120,6 +139,14 @@ def trainer_of(case: str, folder: Path, decoder: Any = None, **changes: Any) -> 
         return ReinforceTrainer(
             tiny_causal_lm(), [Opinion()], args, Dataset.from_dict(columns), None, tiny_tokenizer(), decoder=decoder
         )
+    if case == "cooperative":
+        own = {"kl_coef": 0.0, "kl_target": None, "num_generations": 8, "num_iterations": 2, "discriminator_samples": 0}
+        own |= {"reward_as": "exponential", "reward_temperature": 0.5, "weight_clip": 1.0}
+        decoder = Placed(8) if decoder is not None else None
+        return CooperativeTrainer(
+            tiny_causal_lm(), [Opinion(), Taste()], CooperativeConfig(**settings | own | changes),
+            Dataset.from_dict(columns), None, tiny_tokenizer(), decoder=decoder,
+        )  # fmt: skip
     extra: dict[str, Any] = {}
     if case == "lora":
         settings |= {"ptx_coef": 0.7, "whiten_rewards": True}

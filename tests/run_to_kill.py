@@ -1,6 +1,7 @@
 """A training run to be killed, for test_kill.py: imports once, then forks a process for every attempt.
 
-Reads one JSON object a line: `folder`, `limit` (save_total_limit) and how the attempt dies, if it does:
+Reads one JSON object a line: `folder`, `limit` (save_total_limit), `cooperative` (in place of PPO) and how the attempt
+dies, if it does:
 
     {"seconds": s}              SIGKILL after so many seconds, wherever it is then
     {"save": n, "call": k}      SIGKILL at the k-th file that the n-th save opens for writing, moves or removes
@@ -20,11 +21,15 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
 
 from alignkit.compose import Whiten
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.reward import LearnedReward
 from alignkit.trainers.checkpoint_files import choose_checkpoint
+from alignkit.trainers.cooperative import CooperativeTrainer
+from alignkit.trainers.cooperative_config import CooperativeConfig
 from alignkit.trainers.ppo import PPOConfig, PPOTrainer
 
 STEPS = 8
@@ -68,8 +73,8 @@ def counts(texts) -> torch.Tensor:
     return torch.tensor([[float(text.count(chr(97 + i))) for i in range(26)] for text in texts])
 
 
-class Killed(PPOTrainer):
-    """PPO that notes when it saves, and arms what kills it in its n-th save."""
+class Killed:
+    """A trainer that notes when it saves, and arms what kills it in its n-th save."""
 
     how: dict
     mark: Path
@@ -82,6 +87,14 @@ class Killed(PPOTrainer):
             arm(self.how)
         super()._save_checkpoint(model, trial)
         self.mark.unlink()
+
+
+class KilledPPO(Killed, PPOTrainer):
+    """PPO."""
+
+
+class KilledCooperative(Killed, CooperativeTrainer):
+    """Weighted likelihood."""
 
 
 def arm(how: dict) -> None:
@@ -103,10 +116,41 @@ def arm(how: dict) -> None:
     sys.addaudithook(count)
 
 
+def cooperative(folder: Path, limit: int | None) -> KilledCooperative:
+    """GCN with an adapter on a base in 8 bits, a proposal of its own and a discriminator that learns."""
+    start = folder.parent / "llama"
+    if not start.is_dir():
+        tiny_causal_lm("llama", hidden_size=64, layers=1).save_pretrained(start)
+    return KilledCooperative(
+        str(start), [Letters()],
+        CooperativeConfig(
+            output_dir=str(folder), per_device_train_batch_size=4, gradient_accumulation_steps=2, num_iterations=2,
+            num_generations=4, max_steps=STEPS, max_completion_length=4, learning_rate=1e-3, report_to="none",
+            use_cpu=True, disable_tqdm=True, save_strategy="steps", save_steps=1, save_total_limit=limit,
+            logging_steps=2, reward_as="exponential", proposal="mixture",
+            proposal_settings={"policy_share": 0.5, "top_p": 0.8},
+        ),
+        Dataset.from_dict({"prompt": PROMPTS}), None, tiny_tokenizer(),
+        peft_config=LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False),
+        quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+    )  # fmt: skip
+
+
 def attempt(folder: Path, limit: int | None, how: dict) -> None:
     """Train from the newest whole checkpoint, or from the beginning, to the end."""
     torch.manual_seed(0)  # the reward's first weights
-    trainer = Killed(
+    trainer = cooperative(folder, limit) if how.pop("cooperative", False) else ppo(folder, limit)
+    trainer.how, trainer.mark = how, folder / "saving"
+    torch.seed()  # what came before must not matter to a resumed run
+    found = choose_checkpoint(folder).checkpoint is not None
+    if not found:
+        torch.manual_seed(1)
+    trainer.train(resume_from_checkpoint=True if found else None)
+
+
+def ppo(folder: Path, limit: int | None) -> KilledPPO:
+    """PPO with all that a checkpoint can hold."""
+    return KilledPPO(
         tiny_causal_lm(), [Whiten(Letters())],
         PPOConfig(
             output_dir=str(folder), per_device_train_batch_size=2, gradient_accumulation_steps=2, num_iterations=2,
@@ -117,12 +161,6 @@ def attempt(folder: Path, limit: int | None, how: dict) -> None:
         Dataset.from_dict({"prompt": PROMPTS}), None, tiny_tokenizer(),
         ptx_dataset=Dataset.from_dict({"text": TEXTS}),
     )  # fmt: skip
-    trainer.how, trainer.mark = how, folder / "saving"
-    torch.seed()  # what came before must not matter to a resumed run
-    found = choose_checkpoint(folder).checkpoint is not None
-    if not found:
-        torch.manual_seed(1)
-    trainer.train(resume_from_checkpoint=True if found else None)
 
 
 def serve() -> None:

@@ -29,6 +29,8 @@ def healthy(step, **changes):
         "value/explained_variance": min(0.05 * step, 0.8),
         "approx_kl": 0.01,
         "clip_ratio": 0.05,
+        "ess": 4.0,
+        "ess/share": 0.5,
     }
     return row | changes
 
@@ -85,6 +87,8 @@ FAULTS = [
     ("critic", {"value/explained_variance": -0.3}, "worse than their mean"),
     ("update_size", {"approx_kl": 0.4}, "0.4 nats per token"),
     ("update_size", {"clip_ratio": 0.8}, "80% of the tokens"),
+    ("weights_spread", {"ess": 1.2, "ess/share": 0.04}, "4% of a prompt's completions"),
+    ("weights_spread", {"ess": 1.02, "ess/share": 0.51}, "effective sample size is 1.02"),
 ]
 
 

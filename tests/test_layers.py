@@ -20,7 +20,8 @@ LAYERS = [
     {"trainers", "held_out", "evaluation", "comparison", "report", "progress", "testing", "scaffold"},
     {"decoding", "metrics"},
     {"models", "data"},
-    {"losses", "advantages", "diagnostics", "text", "json_lines", "path_names", "registry", "compose", "foreign"},
+    {"losses", "advantages", "importance", "diagnostics", "text"}
+    | {"json_lines", "path_names", "registry", "compose", "foreign"},
     {"reward"},
     {"errors", "settings", "whole_files", "run_lock", "launcher"},
 ]

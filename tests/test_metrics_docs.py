@@ -14,6 +14,8 @@ from alignkit.metrics.reward import RewardMetric
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.progress import ProgressCallback, RunFilesCallback, attach
 from alignkit.report.words import Figure, figure_of
+from alignkit.trainers.cooperative import CooperativeTrainer
+from alignkit.trainers.cooperative_config import CooperativeConfig
 from alignkit.trainers.health import HealthCallback
 from alignkit.trainers.ppo import PPOTrainer
 from alignkit.trainers.ppo_config import PPOConfig
@@ -89,6 +91,14 @@ def reinforce(folder):
     return ReinforceTrainer(tiny_causal_lm(), warmth, args, DATA, None, tiny_tokenizer())
 
 
+def cooperative(folder):
+    args = CooperativeConfig(
+        output_dir=folder, num_generations=4, rl_weight=0.5, reward_as="exponential", weight_clip=0.1,
+        num_iterations=2, **SETTINGS,
+    )  # fmt: skip
+    return CooperativeTrainer(tiny_causal_lm(), warmth, args, DATA, None, tiny_tokenizer())
+
+
 def of_trl(trainer_class, config_class):
     def make(folder):
         model, tokenizer = tiny_causal_lm(), tiny_tokenizer()
@@ -103,6 +113,7 @@ def of_trl(trainer_class, config_class):
 TRAINERS = {
     "ppo": ppo,
     "reinforce": reinforce,
+    "cooperative": cooperative,
     "grpo": of_trl(GRPOTrainer, GRPOConfig),
     "rloo": of_trl(RLOOTrainer, RLOOConfig),
 }

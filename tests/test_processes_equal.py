@@ -1,4 +1,4 @@
-"""Two processes take the steps that one process takes with the same completions: PPO, ptx, LoRA, REINFORCE's hybrid."""
+"""Two processes take the steps that one takes with the same completions: PPO, ptx, LoRA, hybrid, cooperative."""
 
 import processes_job
 import pytest
@@ -8,7 +8,7 @@ from processes_job import TEXTS, launch, train
 from alignkit.trainers.ptx import PtxText
 from alignkit.trainers.rollout import split
 
-CASES = ["lora", "full", "hybrid"]
+CASES = ["lora", "full", "hybrid", "cooperative"]
 # what is averaged over micro-batches of unequal length depends on how a rollout's rows are spread over them
 SPREAD = {"entropy", "policy_loss", "value_loss", "value/mean", "ratio_max", "approx_kl"}
 TIMES = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
@@ -29,7 +29,7 @@ def test_all_trainable_weights_are_those_of_one_process(runs, case):
     """With an empty second process in every second rollout, accumulated gradients and unequal numbers of tokens."""
     one, first, second = (run["weights"] for run in runs[case])
     assert one.keys() == first.keys() == second.keys()
-    assert any("value_head" in name for name in one) or case == "hybrid"
+    assert any("value_head" in name for name in one) or case in ("hybrid", "cooperative")
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     for name, tensor in one.items():
         torch.testing.assert_close(first[name], tensor, rtol=0, atol=1e-5)
@@ -54,8 +54,9 @@ def test_the_second_process_had_nothing_to_learn_from(runs):
     assert min(grown) > 0  # nobody had an opinion in one rollout: the reference alone taught
 
 
-def test_a_learned_reward_sees_what_one_process_sees(runs):
-    one, first, second = runs["lora"]
+@pytest.mark.parametrize("case", ["lora", "cooperative"])
+def test_a_learned_reward_sees_what_one_process_sees(case, runs):
+    one, first, second = runs[case]
     assert one["seen"] == first["seen"] == second["seen"] and [len(texts) for texts in one["seen"]] == [8] * 4
     assert torch.equal(one["learned"], first["learned"]) and torch.equal(one["learned"], second["learned"])
 

@@ -21,11 +21,20 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.trainer.base_trainer import _BaseTrainer
 
-from alignkit import OnPolicyTrainer, PPOConfig, PPOTrainer, ReinforceConfig, ReinforceTrainer
+from alignkit import (
+    CooperativeConfig,
+    CooperativeTrainer,
+    OnPolicyTrainer,
+    PPOConfig,
+    PPOTrainer,
+    ReinforceConfig,
+    ReinforceTrainer,
+)
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.trainers import on_policy_config
 
 TRAINERS = Path(on_policy_config.__file__).parent
+OURS = (PPOTrainer, ReinforceTrainer, CooperativeTrainer)
 
 # Methods of TRL's or transformers' trainers that ours replace, and the method of theirs that calls them.
 HOOKS = {
@@ -78,7 +87,7 @@ READ_BY_TRL = {
 def methods_of_ours() -> dict[str, object]:
     """Everything callable that alignkit's classes define along the way from PPOTrainer to GRPOTrainer."""
     found: dict[str, object] = {}
-    for trainer in (PPOTrainer, ReinforceTrainer):
+    for trainer in OURS:
         for owner in trainer.__mro__:
             if owner.__module__.startswith("alignkit"):
                 found.update({name: thing for name, thing in vars(owner).items() if inspect.isfunction(thing)})
@@ -104,7 +113,7 @@ def is_self(node: ast.AST) -> bool:
 
 def our_trainer_sources() -> list[tuple[str, ast.ClassDef]]:
     """The classes in alignkit/trainers that become part of a trainer."""
-    mixed_in = {owner.__name__ for trainer in (PPOTrainer, ReinforceTrainer) for owner in trainer.__mro__}
+    mixed_in = {owner.__name__ for trainer in OURS for owner in trainer.__mro__}
     trees = [(path.name, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(TRAINERS.glob("*.py"))]
     return [(name, n) for name, tree in trees for n in tree.body if isinstance(n, ast.ClassDef) and n.name in mixed_in]
 
@@ -142,9 +151,7 @@ def test_what_our_trainers_use_of_theirs_exists():
     sources = our_trainer_sources()
     assert {node.name for _, node in sources} >= {"OnPolicyTrainer", "PPOTrainer", "ReinforceTrainer"}
     theirs = attributes_of(GRPOTrainer)
-    own = set(methods_of_ours()) | {
-        n for t in (PPOTrainer, ReinforceTrainer) for n in dir(t) if n not in dir(GRPOTrainer)
-    }
+    own = set(methods_of_ours()) | {n for t in OURS for n in dir(t) if n not in dir(GRPOTrainer)}
     for _, node in sources:
         own |= assigned_to_self(node)
     used = {(file, n.attr) for file, node in sources for n in ast.walk(node) if is_self(n)}
@@ -152,8 +159,9 @@ def test_what_our_trainers_use_of_theirs_exists():
 
 
 def test_the_settings_that_our_trainers_read_exist():
-    known = set(dir(PPOConfig)) | set(dir(ReinforceConfig))
-    for config in (PPOConfig, ReinforceConfig):
+    configs = (PPOConfig, ReinforceConfig, CooperativeConfig)
+    known = {name for config in configs for name in dir(config)}
+    for config in configs:
         known |= {field.name for field in dataclasses.fields(config)}
     read = set()
     for path in TRAINERS.glob("*.py"):

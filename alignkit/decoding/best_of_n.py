@@ -13,9 +13,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import ModelOutput
 
 from alignkit.compose import as_reward
-from alignkit.decoding.prompts import decode_completions
+from alignkit.decoding.prompts import decode_completions, texts_of_rows
 from alignkit.decoding.sampling import SamplingLoop, mask_is_not_forgotten, weights_are_shared
-from alignkit.errors import ConfigError, DataError
+from alignkit.errors import ConfigError
 from alignkit.reward import call_reward, in_evaluation, scalar_score
 from alignkit.text import Text, is_conversational
 
@@ -104,7 +104,10 @@ class BestOfN:
             DataError: prompts or columns that do not fit the number of rows.
         """
         self._check(generation_config, model_kwargs)
-        texts, columns = self._repeated(prompts, columns, input_ids, inputs_tensor, generation_config)
+        returned = (generation_config.num_return_sequences or 1) * self.n
+        texts, columns = texts_of_rows(
+            "best of n", self.processing_class, len(input_ids) * self.n, returned, prompts, columns, inputs_tensor
+        )
         start = input_ids.shape[1]
         ids, model_kwargs = model._expand_inputs_for_generation(
             expand_size=self.n,
@@ -157,34 +160,6 @@ class BestOfN:
                 "best of n reads each prompt from its beginning; leave past_key_values out (it holds "
                 f"{cache.get_seq_length()} tokens)"
             )
-
-    def _repeated(
-        self,
-        prompts: list[Text] | None,
-        columns: Mapping[str, list[Any]] | None,
-        input_ids: torch.Tensor,
-        inputs_tensor: torch.Tensor | None,
-        config: GenerationConfig,
-    ) -> tuple[list[Text], dict[str, list[Any]]]:
-        """Prompts and columns, a row for each candidate."""
-        if prompts is None:
-            if inputs_tensor is None or inputs_tensor.is_floating_point():
-                raise DataError(
-                    "best of n was given no prompts that a reward could read; pass prompts=[...] to generate"
-                )
-            prompts = self.processing_class.batch_decode(inputs_tensor, skip_special_tokens=True)
-        returned = config.num_return_sequences or 1
-        wanted = len(input_ids) // returned
-        lengths = {"prompts": len(prompts), **{name: len(values) for name, values in (columns or {}).items()}}
-        uneven = {name: length for name, length in lengths.items() if length != wanted}
-        if uneven:
-            raise DataError(f"best of n completes {wanted} prompts, but got {uneven}: give one value for each prompt")
-        times = returned * self.n
-
-        def repeat(values: list[Any]) -> list[Any]:
-            return [value for value in values for _ in range(times)]
-
-        return repeat(prompts), {name: repeat(list(values)) for name, values in (columns or {}).items()}
 
 
 def _best(scores: list[float | None]) -> int:

@@ -1,5 +1,6 @@
 """Prompts to token ids and completions back to text, plain or conversational, for trainers and decoders alike."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -86,3 +87,42 @@ def decode_completions(
     """Text of each completion without special tokens; one assistant message each if `conversational`."""
     texts = processing_class.batch_decode(completion_ids, skip_special_tokens=True)
     return [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
+
+
+def texts_of_rows(
+    name: str,
+    processing_class: PreTrainedTokenizerBase,
+    rows: int,
+    times: int,
+    prompts: list[Text] | None,
+    columns: Mapping[str, list[Any]] | None,
+    inputs_tensor: torch.Tensor | None,
+) -> tuple[list[Text], dict[str, list[Any]]]:
+    """Prompts and columns as a reward reads them, one for each row of a decoder that `generate` calls.
+
+    Args:
+        name: of the decoder, for messages.
+        processing_class: the tokenizer of the model that generates.
+        rows: how many completions there will be.
+        times: rows of each prompt, one after the other.
+        prompts: one for each of rows / times; by default the text of `inputs_tensor`.
+        columns: further columns, as many values each.
+        inputs_tensor: (rows / times, P) the prompts' token ids.
+
+    Raises:
+        DataError: not one value for each prompt, or no prompts that a reward could read.
+    """
+    if prompts is None:
+        if inputs_tensor is None or inputs_tensor.is_floating_point():
+            raise DataError(f"{name} was given no prompts that a reward could read; pass prompts=[...] to generate")
+        prompts = processing_class.batch_decode(inputs_tensor, skip_special_tokens=True)
+    wanted = rows // times
+    lengths = {"prompts": len(prompts), **{key: len(values) for key, values in (columns or {}).items()}}
+    uneven = {key: length for key, length in lengths.items() if length != wanted}
+    if uneven:
+        raise DataError(f"{name} completes {wanted} prompts, but got {uneven}: give one value for each prompt")
+
+    def repeat(values: list[Any]) -> list[Any]:
+        return [value for value in values for _ in range(times)]
+
+    return repeat(list(prompts)), {key: repeat(list(values)) for key, values in (columns or {}).items()}

@@ -5,7 +5,7 @@ A decoder turns prompts into completions and says how likely it made them. It ru
 takes its completions from a decoder, and keeps the log-probabilities and values seen on the way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from alignkit.errors import ModelError
 from alignkit.models.faster import attention_for
 from alignkit.models.scoring import padded_right
 from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME
+from alignkit.text import Text
 
 _BLOCK = 128  # tokens of the vocabulary
 
@@ -92,7 +93,11 @@ def generation_config_for(
 
 
 class Decoder(Protocol):
-    """What chooses the next token. `GenerationConfig` says how long and how hot."""
+    """What chooses the next token. `GenerationConfig` says how long and how hot.
+
+    `prompts` and `columns` are what a decoder needs that asks a reward: the prompts as the data have them, and further
+    columns of the data, a value for each row. A decoder that asks nobody takes and ignores them.
+    """
 
     def __call__(
         self,
@@ -101,6 +106,8 @@ class Decoder(Protocol):
         prompt_mask: torch.Tensor,
         generation_config: GenerationConfig,
         *,
+        prompts: list[Text] | None = None,
+        columns: Mapping[str, list[Any]] | None = None,
         synced_gpus: bool | None = None,
     ) -> Completions: ...
 
@@ -126,17 +133,17 @@ class SamplingDecoder:
         prompt_mask: torch.Tensor,
         generation_config: GenerationConfig,
         *,
+        prompts: list[Text] | None = None,
+        columns: Mapping[str, list[Any]] | None = None,
         synced_gpus: bool | None = None,
     ) -> Completions:
-        """Complete `prompt_ids` (B, P), padded on the left, with `prompt_mask` (B, P).
+        """Complete `prompt_ids` (B, P), padded on the left, with `prompt_mask` (B, P); the texts are not looked at.
 
         Raises:
             ModelError: values are asked of a model without a value head on its own trunk.
         """
         # `generate` drops the question on its way to a callable, so it is answered here
-        loop = SamplingLoop(
-            self.with_values, weights_are_shared(model) if synced_gpus is None else synced_gpus, self.uniform
-        )
+        loop = self.loop(len(prompt_ids), weights_are_shared(model) if synced_gpus is None else synced_gpus)
         # `Trainer` may have left the model in training mode, with dropout that scoring does not have
         was_training = model.training
         model.eval()
@@ -161,8 +168,12 @@ class SamplingDecoder:
             completion_mask=mask,
             log_probs=torch.stack(loop.log_probs, 1) * mask,
             values=values,
-            log_density=(torch.stack(loop.log_densities, 1) * mask).sum(1),
+            log_density=loop.log_density(mask),
         )
+
+    def loop(self, rows: int, synced_gpus: bool) -> "SamplingLoop":
+        """What samples one batch of so many rows."""
+        return SamplingLoop(self.with_values, synced_gpus, self.uniform)
 
 
 class SamplingLoop:
@@ -187,6 +198,28 @@ class SamplingLoop:
         """Token ids of the completions (B, T), padded on the right, and their mask, 1 up to and including the end."""
         return torch.stack(self.tokens, 1), torch.stack(self.alive, 1).long()
 
+    def log_density(self, mask: torch.Tensor) -> torch.Tensor:
+        """(B,) log-density of each completion, whose tokens `mask` (B, T) says."""
+        return (torch.stack(self.log_densities, 1) * mask).sum(1)
+
+    def choose(
+        self, input_ids: torch.Tensor, logits: torch.Tensor, logits_processor: Any, generation_config: GenerationConfig
+    ) -> torch.Tensor:
+        """(B,) the next tokens from (B, V) logits; notes how likely they were."""
+        scores = logits_processor(input_ids, logits)
+        probabilities = scores.softmax(-1)
+        given = None if self.uniform is None else self.uniform[:, len(self.tokens)]
+        tokens = draw(probabilities, given) if generation_config.do_sample else scores.argmax(-1)
+        at_token = tokens[:, None]
+        density = probabilities.gather(-1, at_token).log().squeeze(-1)
+        self.log_densities.append(density)
+        if generation_config.do_sample and all(isinstance(p, TemperatureLogitsWarper) for p in logits_processor):
+            self.log_probs.append(density)  # nothing but the temperature lies between policy and decoder
+        else:
+            tempered = logits / (generation_config.temperature if generation_config.do_sample else 1.0)
+            self.log_probs.append(tempered.gather(-1, at_token).squeeze(-1) - tempered.logsumexp(-1))
+        return tokens
+
     def __call__(
         self,
         model: PreTrainedModel,
@@ -198,10 +231,6 @@ class SamplingLoop:
         **model_kwargs: Any,
     ) -> torch.Tensor:
         value_head = _value_head(model) if self.with_values else None
-        temperature = generation_config.temperature if generation_config.do_sample else 1.0
-        untouched = generation_config.do_sample and all(
-            isinstance(p, TemperatureLogitsWarper) for p in logits_processor
-        )
         make_roomy(model_kwargs.get("past_key_values"), generation_config.max_length)
         pad = generation_config.pad_token_id
         unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
@@ -227,19 +256,9 @@ class SamplingLoop:
             )
             if self.synced_gpus and all_finished:  # other ranks still sample: keep them company in the forward only
                 continue
-            logits = outputs.logits[:, -1][rows].float()
-            scores = logits_processor(input_ids, logits)
-            probabilities = scores.softmax(-1)
-            given = None if self.uniform is None else self.uniform[:, len(self.tokens)]
-            tokens = draw(probabilities, given) if generation_config.do_sample else scores.argmax(-1)
-            at_token = tokens[:, None]
-            density = probabilities.gather(-1, at_token).log().squeeze(-1)
-            self.log_densities.append(density)
-            if untouched:  # nothing but the temperature lies between policy and decoder
-                self.log_probs.append(density)
-            else:
-                tempered = logits / temperature
-                self.log_probs.append(tempered.gather(-1, at_token).squeeze(-1) - tempered.logsumexp(-1))
+            logits = outputs.logits[:, -1][rows]
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            tokens = self.choose(input_ids, logits, logits_processor, generation_config)
             if value_head is not None:
                 states = getattr(outputs, "decoder_hidden_states", None) or outputs.hidden_states
                 self.values.append(value_head(states[-1][:, -1][rows]))

@@ -25,6 +25,7 @@ from alignkit.diagnostics.drift import (
     kl_in_bounds,
     length_holds,
     updates_are_small,
+    weights_are_spread,
 )
 from alignkit.diagnostics.history import STATUSES, Finding, History, Limits
 
@@ -72,6 +73,7 @@ CHECKS = {
     "held_out": Check("Held-out measures follow the reward", held_out_follows_reward, "a judge at three evaluations"),
     "critic": Check("Value head predicts returns", critic_explains, "explained variance over 20 log lines"),
     "update_size": Check("Updates are small", updates_are_small, "several passes over a rollout"),
+    "weights_spread": Check("Weights are spread", weights_are_spread, "the effective sample size over five log lines"),
 }
 
 

@@ -216,3 +216,23 @@ def updates_are_small(history: History, limits: Limits) -> Finding | None:
             step,
         )
     return Finding("update_size", "ok", "Updates stay near the policy that sampled the completions.", step)
+
+
+def weights_are_spread(history: History, limits: Limits) -> Finding | None:
+    """Importance weights rest on more than a completion or two of each prompt."""
+    shares, sizes = history.newest("ess/share", limits.patience), history.newest("ess", limits.patience)
+    if len(shares) < limits.patience or len(sizes) < limits.patience:
+        return None
+    step, share, size = history.points("ess/share")[-1][0], median(shares), median(sizes)
+    seen = f"the effective sample size is {size:.3g}, {share:.0%} of a prompt's completions"
+    # of few completions one alone is a large share
+    if share < limits.effective_share or (limits.effective_share and size < 1.1):
+        return Finding(
+            "weights_spread",
+            "warn",
+            f"Importance weights have collapsed: {seen}. A step rests on so few of them. Take a proposal closer to the "
+            "target (more policy_share), raise weight_temperature or reward_temperature, set weight_clip, or raise "
+            "num_generations.",
+            step,
+        )
+    return Finding("weights_spread", "ok", f"Weights rest on many completions: {seen}.", step)

@@ -55,6 +55,8 @@ class Limits:
         explained_variance: of the critic; a little below 0 is noise.
         approximate_kl: nats per token that the policy may move within the passes over one rollout.
         clip_ratio: share of tokens that may hit the clip.
+        effective_share: share of a prompt's completions that the effective sample size of importance weights may not
+            fall below; 0 does not look.
         patience: log lines in a row before a check speaks, where one line could be chance.
         eight_bits: the base computes in 8 bits; a message then names that as a cause.
     """
@@ -73,6 +75,7 @@ class Limits:
     explained_variance: float = -0.05
     approximate_kl: float = 0.1
     clip_ratio: float = 0.5
+    effective_share: float = 0.1
     patience: int = 5
     eight_bits: bool = False
 

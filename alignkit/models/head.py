@@ -156,7 +156,8 @@ def log_probs_from_logits(
         inverse_temperature: (N,) factor on the logits.
 
     Returns:
-        log-probabilities and entropies in nats, both (N,) float32.
+        log-probabilities and entropies in nats, both (N,) float32, or float64 of such logits.
     """
-    log_p = (logits.float() * inverse_temperature[:, None].float()).log_softmax(-1)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    log_p = (logits.to(wide) * inverse_temperature[:, None].to(wide)).log_softmax(-1)
     return log_p.gather(-1, labels[:, None]).squeeze(-1), -(log_p.exp() * log_p).sum(-1)

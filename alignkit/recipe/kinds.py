@@ -47,6 +47,13 @@ TRAINERS = {
         "on_policy",
         own=True,
     ),
+    "cooperative": TrainerKind(
+        "alignkit.trainers.cooperative:CooperativeTrainer",
+        "alignkit.trainers.cooperative_config:CooperativeConfig",
+        "weighted likelihood on samples of policy times reward: GCN, and GAN, ColdGAN and SelfGAN by settings",
+        "on_policy",
+        own=True,
+    ),
     "grpo": TrainerKind("trl:GRPOTrainer", "trl:GRPOConfig", "TRL's GRPO, unchanged", "on_policy"),
     "rloo": TrainerKind("trl:RLOOTrainer", "trl:RLOOConfig", "TRL's leave-one-out REINFORCE, unchanged", "on_policy"),
     "sft": TrainerKind("trl:SFTTrainer", "trl:SFTConfig", "TRL's supervised fine-tuning (or pretraining)", "sft"),

@@ -17,7 +17,7 @@ _HEADLINE = (
 )
 # Curves that the page opens with, in this order; the others are folded away.
 _CURVES = (
-    *("reward", "kl", "entropy", "completions/mean_length", "value_loss", "value/explained_variance"),
+    *("reward", "kl", "entropy", "ess/share", "completions/mean_length", "value_loss", "value/explained_variance"),
     *("loss", "accuracy", "*_positive_share"),
 )
 _CARDS = 6

@@ -16,16 +16,19 @@ from alignkit.held_out import generate_rows
 from alignkit.json_lines import read_json_lines
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.recipe import read_rewards
-from alignkit.reward import check_columns
+from alignkit.reward import call_reward, check_columns
 from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.ingredients import build_named_rewards
+from alignkit.run.search import SEARCHES, build_search, search_rows, search_settings
 from alignkit.settings import did_you_mean
 from alignkit.text import completion_text, prompt_text
 from alignkit.whole_files import write_text
 
 DEFAULT_N = 8
-DECODERS = ("sample", "best_of_n")
+DECODERS = ("sample", "best_of_n", *SEARCHES)
+# what stands beside a completion -> the words for that, and for the completion itself
+BESIDE = {"first": ("first  ", "chosen "), "sample": ("sample ", "found  ")}
 
 
 def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -37,6 +40,9 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     """
     quiet_hosts()
     _check_decoder(args)
+    settings = search_settings(args)
+    if args.decoder in SEARCHES:
+        build_search(args.decoder, call_reward, None, settings)  # bad settings are told before a model is loaded
     if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
         raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
     examples = read_prompts(args.prompts) if args.prompts else [{"prompt": prompt} for prompt in args.prompt]
@@ -49,9 +55,14 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     )
     wanted = [example for example in examples for _ in range(args.count)]
     how = {"generation_config": config, "reward_funcs": rewards, "batch_size": args.batch_size, "seed": args.seed}
-    if args.decoder == "best_of_n":
+    if args.decoder != "sample":
         weights = [spec.get("weight", 1.0) for spec in read_rewards(args.reward, allow_code=not args.no_code).values()]
-        chooser = WeightedSum(rewards, weights)
+        # a reward by itself may read beginnings token by token; a sum is called on text
+        chooser = rewards[0] if weights == [1.0] else WeightedSum(rewards, weights)
+    if args.decoder in SEARCHES:
+        search = build_search(args.decoder, chooser, tokenizer, settings)
+        rows = search_rows(model, tokenizer, wanted, search=search, **how)
+    elif args.decoder == "best_of_n":
         rows = best_of_n_rows(
             model, tokenizer, wanted, chooser=chooser, n=DEFAULT_N if args.n is None else args.n, **how
         )
@@ -73,8 +84,8 @@ def _check_decoder(args: argparse.Namespace) -> None:
         raise AlignkitError(f"--n {args.n} is for --decoder best_of_n; several samples of each prompt are --count")
     if args.n is not None and args.n < 1:
         raise AlignkitError(f"--n is a whole number of 1 or more, got {args.n}")
-    if args.decoder == "best_of_n" and not args.reward:
-        raise AlignkitError("--decoder best_of_n chooses by a reward; name one with --reward")
+    if args.decoder != "sample" and not args.reward:
+        raise AlignkitError(f"--decoder {args.decoder} chooses by a reward; name one with --reward")
     if args.decoder == "best_of_n" and args.temperature == 0:
         raise AlignkitError("--decoder best_of_n samples, and --temperature 0 does not; take one above 0")
 
@@ -112,16 +123,18 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
 
 def _written(row: dict[str, Any]) -> dict[str, Any]:
     kept = {key: row[key] for key in ("prompt", "completion", "rewards", "length")}
-    return {**row["columns"], **kept, **({"first": row["first"]} if "first" in row else {})}
+    return {**row["columns"], **kept, **{key: row[key] for key in ("log_density", *BESIDE) if key in row}}
 
 
 def _show(rows: list[dict[str, Any]], console: Console) -> None:
     for row in rows:
         prompt = f"[dim]{escape(prompt_text(row['prompt']))}[/dim]"
-        for label, said in (("first  ", row.get("first")), ("chosen ", row)):
+        beside = next((key for key in BESIDE if key in row), None)
+        labels = BESIDE[beside] if beside else ("", "")
+        for label, said in zip(labels, (row[beside] if beside else None, row), strict=True):
             if said is None:
                 continue
             scores = "  ".join(f"{name} {score:.3f}" for name, score in said["rewards"].items() if score is not None)
             console.print(prompt + escape(completion_text(said["completion"])), highlight=False)
             if scores:
-                console.print(f"  [cyan]{label if 'first' in row else ''}{escape(scores)}[/cyan]", highlight=False)
+                console.print(f"  [cyan]{label}{escape(scores)}[/cyan]", highlight=False)

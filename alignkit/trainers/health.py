@@ -95,6 +95,9 @@ class HealthCallback(TrainerCallback):
             self.watch.limits = own or Limits().for_eight_bits()
         elif self.limits is None and (args.bf16 or args.fp16 or dtype in (torch.bfloat16, torch.float16)):
             self.watch.limits = Limits().for_half_precision()
+        effective = getattr(args, "min_effective_share", None)
+        if effective is not None and (self.limits is None or self.limits.effective_share == Limits().effective_share):
+            self.watch.limits = replace(self.watch.limits, effective_share=effective)
         resumed = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.global_step and self._healthy is None and resumed.is_dir():
             # the monitors know again what they saw before the interruption, and have somewhere to go back to

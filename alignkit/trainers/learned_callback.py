@@ -42,12 +42,14 @@ class RewardStateCallback(TrainerCallback):
         rewards: the rewards given to the trainer; compositions are searched.
         resume_from: the checkpoint whose reward states a resumed run begins with; by default the one of the resumed
             step in the run's `output_dir`. Our trainers set it by themselves.
+        at_step_end: False leaves the time of the update to who calls `update_now`.
     """
 
-    def __init__(self, rewards: Any, resume_from: str | Path | None = None):
+    def __init__(self, rewards: Any, resume_from: str | Path | None = None, at_step_end: bool = True):
         self.rewards = rewards if isinstance(rewards, (list, tuple)) else [rewards]
         self.stateful = stateful_rewards(self.rewards)
         self.resume_from = resume_from
+        self.at_step_end = at_step_end
         self.last: dict[str, float] = {}
 
     def on_train_begin(
@@ -67,15 +69,26 @@ class RewardStateCallback(TrainerCallback):
         self._train(True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.at_step_end:
+            self.update_now(args.seed + state.global_step)
+        self._train(False)
+
+    def update_now(self, seed: int, times: int = 1) -> None:
+        """Update each learned reward on what it remembers, all processes together; its figures are then in `last`.
+
+        Args:
+            seed: of the random numbers of the update, the same on all processes.
+            times: how often `update` gets the same completions.
+        """
         for key, reward in self.stateful.items():
             if isinstance(reward, LearnedReward):
                 pending = _of_all_processes(reward.pending())
                 if pending[0]:
                     with torch.random.fork_rng():
-                        torch.manual_seed(args.seed + state.global_step)
-                        figures = reward.update(*pending)
+                        torch.manual_seed(seed)
+                        for _ in range(times):
+                            figures = reward.update(*pending)
                     self.last.update({f"{key}/{name}": float(value) for name, value in figures.items()})
-        self._train(False)
 
     def _train(self, training: bool) -> None:
         for reward in walk_rewards(self.rewards):

@@ -27,22 +27,25 @@ from alignkit.models.faster import keep_freed_memory
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import Scores, score_completions
 from alignkit.reward import learned_rewards, stateful_rewards, unique_names
-from alignkit.text import is_conversational
+from alignkit.text import Text, is_conversational
 from alignkit.trainers.checkpoints import CheckpointsMixin
 from alignkit.trainers.evaluation import EvaluationMixin, sampling_settings
+from alignkit.trainers.extra_text import ExtraTextMixin
 from alignkit.trainers.learned_callback import RewardStateCallback
 from alignkit.trainers.model_card import ModelCardMixin
 from alignkit.trainers.on_policy_config import OnPolicyConfig
 from alignkit.trainers.pieces import PiecesMixin
 from alignkit.trainers.preparation import check_inputs, prepare_policy, with_saved_heads
-from alignkit.trainers.rollout import Batch, Rollout, joined, split
+from alignkit.trainers.rollout import Batch, Rollout, split
 from alignkit.trainers.rollout_log import check_log_probs, log_advantages, log_rollout
 from alignkit.trainers.scoring_rewards import call_rewards
 from alignkit.trainers.trl_ppo import KnownArguments
 from alignkit.trainers.weights import WeightProbe
 
 
-class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardMixin, KnownArguments, GRPOTrainer):
+class OnPolicyTrainer(
+    PiecesMixin, ExtraTextMixin, EvaluationMixin, CheckpointsMixin, ModelCardMixin, KnownArguments, GRPOTrainer
+):
     """TRL's `GRPOTrainer` with its inside laid open in four steps: `sample`, `score`, `shape`, `update`.
 
     Takes TRL's arguments, and these:
@@ -61,6 +64,7 @@ class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardM
     config_class: type[OnPolicyConfig] = OnPolicyConfig
     granularities: tuple[str, ...] = ("completion",)
     uses_values = False
+    rewards_learn_at_step_end = True
 
     def __init__(
         self,
@@ -119,8 +123,9 @@ class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardM
         self._probe = WeightProbe(self.model)
         for reward in learned_rewards(rewards):
             reward.reference_column = args.reference_column
+        self.reward_states = RewardStateCallback(rewards, at_step_end=self.rewards_learn_at_step_end)
         if stateful_rewards(rewards):
-            self.add_callback(RewardStateCallback(rewards))
+            self.add_callback(self.reward_states)
 
     @property
     def rewards(self) -> list[Any]:
@@ -140,10 +145,14 @@ class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardM
 
     def sample(self, examples: list[dict[str, Any]]) -> Rollout:
         """Complete the prompts of `examples` (rows of the data, a prompt repeated `num_generations` times)."""
+        return self.completed(examples, self.decoder)
+
+    def completed(self, examples: list[dict[str, Any]], decoder: Decoder) -> Rollout:
+        """What a decoder makes of the prompts of `examples`, as text and as tokens."""
         prompts = [example["prompt"] for example in examples]
         columns = {key: [e[key] for e in examples] for key in examples[0] if key not in ("prompt", "completion")}
         with self.phase("sample"):
-            made = self._complete(encode_prompts(self.processing_class, prompts, self.chat_template_kwargs))
+            made = self._complete(prompts, columns, decoder)
         completions = decode_completions(self.processing_class, made.ids(), is_conversational(prompts[0]))
         return Rollout(prompts, completions, columns, made)
 
@@ -151,6 +160,8 @@ class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardM
         """Fill in the rewards, and what the reference (and a separate critic) thinks of the completions."""
         with self.phase("reward"):
             extras = {"log_extra": self._log_completion_extra, "log_metric": self._log_metric}
+            exact = next(self.model.parameters()).dtype == torch.float64  # such a policy's scores are not rounded
+            extras["dtype"] = torch.float64 if exact else torch.float32
             call_rewards(rollout, self.rewards, self.reward_func_names, self.reward_weights, self.state, **extras)
         with self.phase("reference"), torch.no_grad(), self.accelerator.autocast():
             made = rollout.made
@@ -202,17 +213,18 @@ class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardM
         finally:
             self._phases[name] += time.perf_counter() - started
 
-    def _complete(self, prompt_ids: list[list[int]]) -> Completions:
+    def _complete(self, prompts: list[Text], columns: dict[str, list[Any]], decoder: Decoder) -> Completions:
         device = self.accelerator.device
+        prompt_ids = encode_prompts(self.processing_class, prompts, self.chat_template_kwargs)
         if self.use_vllm:
             ids, log_probs = self._generate_single_turn(prompt_ids, None, {}, self.num_generations)
-            prompts, completions = pad_left(prompt_ids, self._pad_id, device), pad_right(ids, self._pad_id, device)
+            padded, completions = pad_left(prompt_ids, self._pad_id, device), pad_right(ids, self._pad_id, device)
             # vLLM's log-probabilities come from other kernels: kept for the check, scored again for the ratio
             self._vllm_log_probs = log_probs
-            return Completions(*prompts, *completions)
+            return Completions(*padded, *completions)
         ids, mask = pad_left(prompt_ids, self._pad_id, device)
         with self.model_for_sampling() as model, self.accelerator.autocast():
-            return self.decoder(model, ids, mask, self._sampling_config)
+            return decoder(model, ids, mask, self._sampling_config, prompts=prompts, columns=columns)
 
     @property
     def _pad_id(self) -> int:
@@ -241,33 +253,9 @@ class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardM
         estimate = kl_estimate(rollout.made.log_probs, rollout.ref_log_probs, self.args.kl_estimator)
         return estimate * rollout.made.completion_mask
 
-    def joint_scores(self, model: Any, batch: Batch, values: str = "none") -> tuple[Scores, Scores | None]:
-        """Score a micro-batch and, in the same forward, its extra text (`extra_*`: ptx or reference), if it has one.
-
-        The extra text is scored at temperature 1: it is a likelihood, not a sample.
-        """
-        own = tuple(batch[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"))
-        if "extra_completion_ids" not in batch:
-            return score_completions(model, *own, temperature=self.temperature, values=values), None
-        extra = tuple(
-            batch[f"extra_{key}"] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-        )
-        rows, width = len(own[0]), own[2].shape[1]
-        temperatures = torch.ones(rows + len(extra[0]), device=own[0].device)
-        temperatures[:rows] = self.temperature
-        together = joined(own, extra)
-        both: dict[str, Any] = {**score_completions(model, *together, temperature=temperatures, values=values)}
-        first = {key: None if value is None else value[:rows, :width] for key, value in both.items()}
-        second = {key: None if value is None else value[rows:, : extra[2].shape[1]] for key, value in both.items()}
-        return first, second  # type: ignore[return-value]
-
     def mean_over_tokens(self, per_token: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Sum over this micro-batch's learnable tokens, as its share of the mean over the whole optimiser step."""
         return masked_sum(per_token, batch["learn_mask"]) / batch["token_share"]
-
-    def extra_loss(self, extra: Scores, batch: Batch) -> torch.Tensor:
-        """Mean negative log-likelihood of the extra text's tokens, as its share of the optimiser step."""
-        return -masked_sum(extra["log_probs"], batch["extra_completion_mask"]) / batch["extra_token_share"]
 
     # ---- how Trainer calls the steps --------------------------------------------------------------------------------
 
@@ -290,10 +278,6 @@ class OnPolicyTrainer(PiecesMixin, EvaluationMixin, CheckpointsMixin, ModelCardM
         batch = self._buffered_inputs[self._since_sampling % self.args.steps_per_generation]
         self._since_sampling += 1
         return self.with_extra_text(batch)
-
-    def with_extra_text(self, batch: Batch) -> Batch:
-        """Hook: add `extra_*` tensors, a text to be scored in the same forward."""
-        return batch
 
     @property
     def weights_unmoved(self) -> bool:

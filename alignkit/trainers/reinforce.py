@@ -6,10 +6,7 @@ from typing import Any
 import torch
 
 from alignkit.advantages import leave_one_out, moments, returns_to_go, whiten
-from alignkit.decoding.prompts import pad_right
 from alignkit.losses import reinforce_loss
-from alignkit.models.scoring import Scores
-from alignkit.text import completion_text
 from alignkit.trainers.critic import CriticMixin
 from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.on_policy_config import OnPolicyConfig, Range
@@ -100,23 +97,8 @@ class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
             batch["old_values"] = rollout.made.values
             self.watch_rollout(batch)
         if self.args.rl_weight < 1:
-            batch.update(self._references(rollout, batch))
+            batch.update(self.references(rollout, batch))
         return batch
-
-    def _references(self, rollout: Rollout, batch: Batch) -> Batch:
-        """The prompts with the data's reference texts in place of what the policy wrote, and the end token where the
-        text ends within `max_completion_length`."""
-        limit, end = self.args.max_completion_length, self.processing_class.eos_token_id
-        end = [] if end is None else [end]
-        texts = [completion_text(text) for text in rollout.columns[self.args.reference_column]]
-        encoded = self.processing_class(text=texts, add_special_tokens=False)["input_ids"]
-        ids, mask = pad_right([(row + end)[:limit] for row in encoded], self._pad_id, batch["prompt_ids"].device)
-        return {
-            "extra_prompt_ids": batch["prompt_ids"],
-            "extra_prompt_mask": batch["prompt_mask"],
-            "extra_completion_ids": ids,
-            "extra_completion_mask": mask,
-        }
 
     def _baseline(self, rollout: Rollout, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, T) what each token's return is compared with."""
@@ -146,11 +128,4 @@ class ReinforceTrainer(CriticMixin, OnPolicyTrainer):
             value_loss = 0.5 * (scores["values"] - batch["returns"]) ** 2
             loss = loss + self.args.baseline_coef * self.mean_over_tokens(value_loss, batch)
             self.watch_values(scores["values"], batch, value_loss)
-        return loss if extra is None else self._blended(loss, extra, batch)
-
-    def _blended(self, loss: torch.Tensor, extra: Scores, batch: Batch) -> torch.Tensor:
-        """`rl_weight * loss + (1 - rl_weight) * negative log-likelihood of the reference`."""
-        mle = self.extra_loss(extra, batch)
-        scale = self.args.gradient_accumulation_steps
-        self._metrics["train"]["mle_loss"].append(self.accelerator.gather(mle.detach() * scale).mean().item())
-        return self.args.rl_weight * loss + (1 - self.args.rl_weight) * mle
+        return loss if extra is None else self.blended(loss, extra, batch)

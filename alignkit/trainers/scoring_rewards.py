@@ -15,6 +15,7 @@ def call_rewards(
     names: list[str],
     weights: torch.Tensor,
     trainer_state: TrainerState,
+    dtype: torch.dtype = torch.float32,
     **extras: Any,
 ) -> None:
     """Fill in `rollout.rewards`, `rollout.scores` and `rollout.dense`.
@@ -28,13 +29,14 @@ def call_rewards(
         names: their log names.
         weights: (F,) weights.
         trainer_state: passed on to the rewards, as TRL does.
+        dtype: of the scores.
         extras: `log_extra` and `log_metric`, passed on too.
     """
     mask = rollout.made.completion_mask
-    weights = weights.to(mask.device)
+    weights = weights.to(mask.device, dtype)
     shape = (len(rollout.prompts), len(reward_funcs))
-    per_func = torch.full(shape, torch.nan, device=mask.device)
-    dense = torch.zeros(mask.shape, device=mask.device)
+    per_func = torch.full(shape, torch.nan, dtype=dtype, device=mask.device)
+    dense = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     per_token = [granularity(func) == "token" for func in reward_funcs]
     completion_ids = rollout.made.ids()
     for index, (name, func) in enumerate(zip(names, reward_funcs, strict=True)):
@@ -50,7 +52,7 @@ def call_rewards(
         )
         for row, score in enumerate(scores):
             if isinstance(score, list):
-                dense[row, : len(score)] += weights[index] * torch.tensor(score, device=mask.device)
+                dense[row, : len(score)] += weights[index] * torch.tensor(score, dtype=dtype, device=mask.device)
                 per_func[row, index] = float(sum(score))
             elif score is not None:
                 per_func[row, index] = score

@@ -1,0 +1,206 @@
+"""Cooperative training: maximum likelihood on samples of q, which is the policy times what a reward says of a text."""
+
+from typing import Any
+
+import torch
+
+from alignkit.advantages import leave_one_out, masked_sum, moments, whiten
+from alignkit.compose import WeightedSum
+from alignkit.decoding.sampling import SamplingDecoder
+from alignkit.errors import ConfigError
+from alignkit.importance import (
+    best_of_group,
+    clip_log_weights,
+    effective_sample_size,
+    log_mean_exp,
+    log_weights,
+    self_normalised,
+    spread,
+)
+from alignkit.reward import learned_rewards
+from alignkit.trainers.cooperative_config import CooperativeConfig
+from alignkit.trainers.log_scores import log_probabilities
+from alignkit.trainers.on_policy import OnPolicyTrainer
+from alignkit.trainers.pieces import in_pieces
+from alignkit.trainers.proposals import make_proposal
+from alignkit.trainers.rollout import Batch, Rollout
+
+
+class CooperativeTrainer(OnPolicyTrainer):
+    """The on-policy base with weighted maximum likelihood on a proposal's completions, whose weights bring them to
+    q(y) = p(y) D(y) / Z (generative cooperative networks, Lamprier et al. 2022).
+
+    p is the policy at the beginning of the outer step: its log-probabilities are those seen while sampling. D is the
+    reward, of any kind; learned ones are updated first, on samples of p. Settings give GAN, RML-GAN, GCN, ColdGAN and
+    SelfGAN, see `CooperativeConfig`.
+    """
+
+    _tag_names = ["alignkit", "cooperative"]  # noqa: RUF012
+    _name = "Cooperative"
+    config_class = CooperativeConfig
+    rewards_learn_at_step_end = False
+
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: CooperativeConfig | None = None, *rest: Any, **named: Any
+    ):
+        own = named.get("decoder")
+        if (
+            own is not None
+            and isinstance(args, CooperativeConfig)
+            and (args.proposal != "policy" or args.proposal_settings)
+        ):
+            raise ConfigError(
+                f"a decoder was given and proposal={args.proposal!r}: both would draw completions; leave one out"
+            )
+        super().__init__(model, reward_funcs, args, *rest, **named)
+        if own is None:
+            self.decoder = self._proposal()
+        check = getattr(self.decoder, "check", None)
+        if check is not None:
+            check(self.accelerator.unwrap_model(self.model), self._sampling_config, self.num_generations)
+        if self.args.reward_as == "probability" and bool((self.reward_weights < 0).any()):
+            raise ConfigError(
+                f"reward_weights={self.reward_weights.tolist()}: a weight is the power of a probability here and "
+                "cannot be negative; turn the reward round, or set reward_as='exponential'"
+            )
+        self._policy = SamplingDecoder()
+
+    def _proposal(self) -> Any:
+        reward = self.rewards[0]
+        if len(self.rewards) > 1:
+            reward = WeightedSum(self.rewards, self.reward_weights.tolist())
+        return make_proposal(self.args.proposal, self.args.proposal_settings or {}, reward, self.processing_class)
+
+    # ---- 1. the learned rewards see what the policy writes ----------------------------------------------------------
+
+    def sample(self, examples: list[dict[str, Any]]) -> Rollout:
+        """Teach the learned rewards on samples of the policy, then take completions from the proposal."""
+        learned = learned_rewards(self.rewards)
+        if learned and self.args.discriminator_samples:
+            self._teach(self.completed(self._rows_for_rewards(examples), self._policy))
+        rollout = super().sample(examples)
+        if learned and not self.args.discriminator_samples:
+            self._teach(rollout)
+        return rollout
+
+    def _rows_for_rewards(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`discriminator_samples` rows of each prompt, of those that are this process's share."""
+        first = self.accelerator.process_index * len(examples)
+        places = [(first + i) % self.num_generations for i in range(len(examples))]
+        mine = [e for e, place in zip(examples, places, strict=True) if place < self.args.discriminator_samples]
+        return mine or examples[:1]  # a process without any would leave the others waiting where weights are sharded
+
+    def _teach(self, rollout: Rollout) -> None:
+        references = rollout.columns.get(self.args.reference_column) or [None] * len(rollout.prompts)
+        with self.phase("reward"):
+            for reward in learned_rewards(self.rewards):
+                reward.remember(rollout.prompts, rollout.completions, references)
+            seed = self.args.seed + self.state.global_step
+            self.reward_states.update_now(seed, self.args.discriminator_updates)
+
+    def score(self, rollout: Rollout) -> Rollout:
+        """As the base; what the proposal wrote is not the policy's, and teaches no reward."""
+        rollout = super().score(rollout)
+        for reward in learned_rewards(self.rewards):
+            reward.pending()
+        return rollout
+
+    # ---- 2. weights -------------------------------------------------------------------------------------------------
+
+    def shape(self, rollout: Rollout) -> Batch:
+        """Add (B,) `weights`: what each completion's negative log-likelihood is multiplied with, as its share of the
+        mean over the prompts of an optimiser step. `advantages` shows them in the completions table."""
+        batch = super().shape(rollout)
+        made = rollout.made
+        if made.log_density is None and self.args.weighting in ("importance", "reward"):
+            raise ConfigError(
+                f"weighting={self.args.weighting!r} needs the density of each completion, and "
+                f"{type(self.decoder).__name__} knows none; take another proposal, or weighting='best'"
+            )
+        log_probs = masked_sum(made.log_probs, made.completion_mask, dim=1)
+        weights = self._weights(rollout, log_probs)
+        known = self.accelerator.gather(~rollout.scores.isnan()).view(-1, self.num_generations).any(1)
+        # of a pass over the rollout, an optimiser step sees this share of the prompts, or of each prompt's rows
+        steps = self.args.steps_per_generation // self.args.gradient_accumulation_steps
+        batch["weights"] = weights * (self.accelerator.num_processes * steps / known.sum().clamp(min=1))
+        batch["advantages"] = (weights[:, None] * batch["learn_mask"]).to(made.log_probs.dtype)
+        if self.args.rl_weight < 1:
+            batch.update(self.references(rollout, batch))
+        return batch
+
+    def _weights(self, rollout: Rollout, log_probs: torch.Tensor) -> torch.Tensor:
+        """(B,) the weight of each of this process's completions; those of a prompt may lie in several processes."""
+        size, gather = self.num_generations, self.accelerator.gather
+        log_density = rollout.made.log_density if rollout.made.log_density is not None else log_probs
+        if self.args.weighting == "reward":
+            everyone = gather(log_weights(log_probs, torch.zeros_like(rollout.scores), log_density))
+            scores = gather(rollout.scores)
+            everyone = torch.where(scores.isnan(), torch.nan, everyone)
+            return self._mine(self._shares(everyone) * self._advantages(scores))
+        log_scores = self.log_scores(rollout)
+        if self.args.weighting == "best":
+            return self._mine(best_of_group(gather(log_probs.to(log_scores.dtype) + log_scores), size))
+        if self.args.weighting == "uniform":
+            return self._mine(self_normalised(gather(torch.where(log_scores.isnan(), torch.nan, 0.0)), size))
+        everyone = gather(log_weights(log_probs, log_scores, log_density))
+        known = log_mean_exp(everyone, size)
+        known = known[known.isfinite()]
+        if len(known):
+            self._metrics["train"]["weights/log_z"].append(float(known.mean()))
+        return self._mine(self._shares(everyone))
+
+    def _shares(self, everyone: torch.Tensor) -> torch.Tensor:
+        """Tempered, clipped and normalised over each prompt's completions; logs how much the weights say."""
+        size = self.num_generations
+        tempered = everyone / self.args.weight_temperature
+        held, clipped = clip_log_weights(tempered, size, self.args.weight_clip)
+        shares = self_normalised(held, size)
+        log = self._metrics["train"]
+        effective = effective_sample_size(shares, size)
+        if bool((effective > 0).any()):
+            log["ess"].append(float(effective[effective > 0].mean()))
+            log["ess/share"].append(log["ess"][-1] / size)
+            log["weights/max"].append(float(shares.view(-1, size).amax(1)[effective > 0].mean()))
+        spreads = spread(everyone, size)
+        if not bool(spreads.isnan().all()):
+            log["log_weights/spread"].append(float(spreads.nanmean()))
+        if self.args.weight_clip is not None:
+            log["log_weights/clipped_share"].append(float(clipped.float().mean()))
+        return shares
+
+    def _advantages(self, scores: torch.Tensor) -> torch.Tensor:
+        """(B,) the scores of all processes less the baseline; 0 where there is no score."""
+        if self.args.baseline == "leave_one_out":
+            scores = scores - leave_one_out(scores, self.num_generations)
+        elif self.args.baseline == "batch_mean":
+            scores = scores - scores.nanmean()
+        if self.args.whiten_advantages:
+            known = ~scores.isnan()
+            scores = whiten(scores, known, moments(scores, known), shift_mean=False)
+        return scores.nan_to_num(0.0)
+
+    def _mine(self, everyone: torch.Tensor) -> torch.Tensor:
+        rows = len(everyone) // self.accelerator.num_processes
+        return everyone[self.accelerator.process_index * rows :][:rows]
+
+    def log_scores(self, rollout: Rollout) -> torch.Tensor:
+        """(B,) log D of each completion, up to a constant; NaN where no reward had an opinion.
+
+        Raises:
+            RewardError: a score that is no probability, where it is taken for one.
+        """
+        if self.args.reward_as == "exponential":
+            return rollout.scores / self.args.reward_temperature
+        return log_probabilities(rollout, self.rewards, self.reward_func_names, self.reward_weights)
+
+    # ---- 3. the likelihood ------------------------------------------------------------------------------------------
+
+    @in_pieces
+    def update(self, model: Any, batch: Batch) -> torch.Tensor:
+        """`sum w_i NLL_i`, and with `rl_weight` below 1 the likelihood of a reference beside it."""
+        scores, extra = self.joint_scores(model, batch)
+        self.watch(batch, scores)
+        loss = -(batch["weights"] * masked_sum(scores["log_probs"], batch["learn_mask"], dim=1)).sum()
+        seen = self.accelerator.gather(loss.detach() * self.args.gradient_accumulation_steps).mean().item()
+        self._metrics["train"]["weighted_nll"].append(seen)
+        return loss if extra is None else self.blended(loss, extra, batch)

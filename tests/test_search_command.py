@@ -1,0 +1,114 @@
+"""`alignkit generate --decoder mcts` and `das`."""
+
+import json
+
+import pytest
+
+from alignkit.cli import main
+from alignkit.models.recurrent import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration
+from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
+
+REWARD = "mine.py:early"
+MINE = """
+def early(completions, **columns):
+    return [min(1.0, sum(text.count(letter) for letter in "abcdefg") / 20) for text in completions]
+
+
+def long(completions, **columns):
+    return [-float(len(text)) for text in completions]
+
+
+class Told:
+    __name__ = "told"
+    begun = 0
+
+    def __call__(self, prompts, completions, **columns):
+        return [0.5] * len(completions)
+
+    def begin(self, prompts, processing_class, columns):
+        Told.begun += 1
+        print("begun with", len(prompts))
+        return None
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    kept = {}
+    gru = GRUSeq2SeqForConditionalGeneration(GRUSeq2SeqConfig(vocab_size=len(tiny_tokenizer()), hidden_size=16))
+    for name, model in (("causal", tiny_causal_lm()), ("t5", tiny_seq2seq()), ("gru", gru.eval())):
+        kept[name] = tmp_path_factory.mktemp("models") / name
+        model.save_pretrained(kept[name])
+        tiny_tokenizer().save_pretrained(kept[name])
+    return kept
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows_of(folder, *more):
+    prompts = [word for text in ("the movie is", "a story of", "it") for word in ("--prompt", text)]
+    ask = ["generate", str(folder), *prompts, "--max-new-tokens", "5", "--output", "out.jsonl", "--reward", REWARD]
+    assert main([*ask, *more]) == 0
+    with open("out.jsonl", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["causal", "t5", "gru"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        ["mcts", "--simulations", "40", "--children", "10", "--exploration", "1"],
+        ["das", "--beams", "4", "--candidates", "12", "--alpha", "20"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_search_finds_more_reward_than_plain_sampling(kind, search, folders, here, capsys):
+    rows = rows_of(folders[kind], "--decoder", *search, "--batch-size", "2")
+    assert [row["prompt"] for row in rows] == ["the movie is", "a story of", "it"]
+    before, after = ([row["rewards"]["early"] for row in part] for part in ([r["sample"] for r in rows], rows))
+    assert sum(after) > sum(before)
+    assert all(0 < row["length"] <= 5 and "log_density" not in row for row in rows)
+    plain = rows_of(folders[kind], "--batch-size", "2")
+    assert rows[0]["sample"]["completion"] == plain[0]["completion"]
+
+
+def test_what_is_drawn_has_a_density_and_what_is_shown_has_both(folders, here, capsys):
+    how = ["--decoder", "mcts", "--simulations", "5", "--visit-temperature", "1", "--policy-share", "0.1"]
+    assert all(row["log_density"] < 0 for row in rows_of(folders["causal"], *how))
+    how = ["--decoder", "das", "--sample", "--policy-share", "0.1"]
+    assert all(row["log_density"] < 0 for row in rows_of(folders["causal"], *how))
+    capsys.readouterr()
+    ask = ["generate", str(folders["causal"]), "--prompt", "it", "--decoder", "das", "--reward", REWARD]
+    assert main([*ask, "--max-new-tokens", "5"]) == 0
+    said = capsys.readouterr().out
+    assert said.index("sample early 0.") < said.index("found  early ")
+
+
+def test_a_reward_by_itself_is_asked_whether_it_reads_tokens(folders, here, capsys):
+    ask = ["generate", str(folders["causal"]), "--prompt", "it", "--decoder", "mcts", "--simulations", "3"]
+    assert main([*ask, "--max-new-tokens", "2", "--reward", "mine.py:Told"]) == 0
+    assert "begun with 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        (["--decoder", "mcts"], "--decoder mcts chooses by a reward; name one with --reward"),
+        (["--decoder", "mcts", "--reward", REWARD, "--beams", "3"], "--beams is for --decoder das, not for mcts"),
+        (["--reward", REWARD, "--policy-share", "0.3"], "--policy-share is for --decoder mcts and das, not for sample"),
+        (["--decoder", "mcts", "--reward", REWARD, "--simulations", "0"], "a whole number of 1 or more, got 0"),
+        (["--decoder", "mcts", "--reward", REWARD, "--backup", "sum"], "backup is one of max, mean; got 'sum'"),
+        (["--decoder", "das", "--reward", "mine.py:long"], "set reward_as='exponential'"),
+        (["--decoder", "mtcs", "--reward", REWARD], "did you mean 'mcts'?"),
+        (["--decoder", "das", "--reward", REWARD, "--n", "4"], "--n 4 is for --decoder best_of_n"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_work_is_said(more, expected, folders, here, capsys):
+    assert main(["generate", str(folders["causal"]), "--prompt", "it", *more]) == 2
+    assert expected in capsys.readouterr().err
