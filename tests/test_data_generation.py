@@ -75,7 +75,9 @@ def test_a_set_that_is_on_no_hub_says_which_file_would_serve(tmp_path, monkeypat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("ALIGNKIT_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"has no image_coco/train\.parquet.*HF_HUB_OFFLINE is set.*a column text") as error:
+    with pytest.raises(
+        DataError, match=r"has no image_coco/train\.parquet.*HF_HUB_OFFLINE is set.*a column text"
+    ) as error:
         load_data("image_coco")
     assert isinstance(error.value.__cause__, ConnectionError)
 
@@ -122,7 +124,8 @@ def test_known_columns_come_and_the_order_has_a_seed(made, name):
 
 
 def test_sentences_end_where_people_see_an_end():
-    text = 'Dr. J. Smith met Mr. X (of St. Paul). "Who?" he said. It cost $3.5 million, e.g. in the U.S. and so on! 9 left.'
+    text = 'Dr. J. Smith met Mr. X (of St. Paul). "Who?" he said. '
+    text += "It cost $3.5 million, e.g. in the U.S. and so on! 9 left."
     found = [text[begin:end].strip() for begin, end in sentence_spans(text)]
     assert found == [
         "Dr. J. Smith met Mr. X (of St. Paul).",

@@ -18,7 +18,7 @@ GROUPS = st.lists(SENTENCES, min_size=2, max_size=6)
 
 
 def bleu_by_definition(hypothesis, references, order):
-    """Clipped precisions, closest length, method 1 of Chen and Cherry: straight from the papers, nothing counted before."""
+    """Clipped precisions, closest length, method 1 of Chen and Cherry: from the papers, nothing counted before."""
     precisions = []
     for n in range(1, order + 1):
         grams = [tuple(hypothesis[i : i + n]) for i in range(len(hypothesis) - n + 1)]

@@ -1,7 +1,8 @@
-"""Sentences of the EMNLP 2017 news, 10,000 of about 278,600, as Caccia et al. (2020, arXiv:1811.02549) validate on them.
+"""Sentences of the EMNLP 2017 news: the 10,000 on which Caccia et al. (2020, arXiv:1811.02549) validate.
 
-The full training set is not read: figures on this part do not compare with published ones. It has no validation part
-of its own: a tenth is held out, the same sentences whatever the seed. The test part is left alone.
+The full training set, about 278,600, is not read: figures on this part do not compare with published ones. It
+has no validation part of its own: a tenth is held out, the same sentences whatever the seed. The test part is left
+alone.
 """
 
 from typing import Any
@@ -34,6 +35,4 @@ def load(
         seed: of the order of the rows, not of the split.
     """
     settings: dict[str, Any] = {"prompt": prompt, "reference_words": reference_words, "seed": seed}
-    return sentences(
-        "emnlp_news", _ADDRESS, {**settings, "train_size": train_size, "validation_size": validation_size}
-    )
+    return sentences("emnlp_news", _ADDRESS, {**settings, "train_size": train_size, "validation_size": validation_size})

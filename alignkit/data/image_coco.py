@@ -32,6 +32,4 @@ def load(
         seed: of the order of the rows, not of the split.
     """
     settings: dict[str, Any] = {"prompt": prompt, "reference_words": reference_words, "seed": seed}
-    return sentences(
-        "image_coco", _ADDRESS, {**settings, "train_size": train_size, "validation_size": validation_size}
-    )
+    return sentences("image_coco", _ADDRESS, {**settings, "train_size": train_size, "validation_size": validation_size})

@@ -1,6 +1,7 @@
 """A text cut at the ends of its sentences, to trim what a model reads."""
 
 import re
+from itertools import pairwise
 
 # An end mark, closing quotes and brackets, a space, and what a sentence begins with.
 _END = re.compile(r"[.!?]+[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[A-Z0-9])")
@@ -19,7 +20,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     """
     ends = [match.end() for match in _END.finditer(text) if not _ABBREVIATION.search(text[: match.end()])]
     bounds = [0, *ends, len(text)]
-    return [(begin, end) for begin, end in zip(bounds, bounds[1:], strict=False) if begin < end]
+    return [(begin, end) for begin, end in pairwise(bounds) if begin < end]
 
 
 def around(text: str, begin: int, end: int, sentences: int) -> tuple[int, int]:

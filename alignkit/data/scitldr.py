@@ -1,4 +1,4 @@
-"""SciTLDR (Cachola et al. 2020, arXiv:2004.15011): papers of computer science, each in one sentence, from its abstract."""
+"""SciTLDR (Cachola et al. 2020, arXiv:2004.15011): papers of computer science in one sentence, from their abstracts."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """BLEU against many references, and of generated texts against each other, as Texygen has them (arXiv:1802.01886).
 
-Both are means over texts of the smoothed BLEU of one text (Papineni et al. 2002; smoothing of Chen and Cherry 2014, method
-1: an n-gram order without a match counts 0.1). N-grams of the references are counted once, whatever the number of texts.
+Both are means over texts of the smoothed BLEU of one text (Papineni et al. 2002; method 1 of Chen and Cherry 2014: where
+no n-gram matches, 0.1 of one does). N-grams of the references are counted once, whatever the number of texts.
 """
 
 import math
@@ -73,8 +73,8 @@ class BleuMetric(TextMetric):
     """How much of the completions' n-grams real texts have: fluency, where any real text is as good as another.
 
     Each completion is held against the references of all rows. Keys: `bleu_2` to `bleu_5`, means over completions, in
-    [0, 1]. They grow with the number of references, so compare figures of one held-out set. For one reference of its own
-    for each completion there is `overlap`.
+    [0, 1]. They grow with the number of references, so compare figures of one held-out set. For completions that have a
+    reference of their own there is `overlap`.
 
     Args:
         column: the data column with the references.
@@ -101,8 +101,8 @@ class BleuMetric(TextMetric):
 class SelfBleuMetric(TextMetric):
     """How alike completions are: each is held against the others, by the BLEU of `bleu`.
 
-    Keys: `self_bleu_2` to `self_bleu_5`, in [0, 1]; 1 means that all say the same. They grow with the number of texts, so
-    compare sets of one size. (`self_bleu` of `diversity` is sacrebleu's BLEU-4 on fewer texts.)
+    Keys: `self_bleu_2` to `self_bleu_5`, in [0, 1]; 1 means that all say the same. They grow with the number of texts,
+    so compare sets of one size. (`self_bleu` of `diversity` is sacrebleu's BLEU-4 on fewer texts.)
 
     Args:
         samples: a random choice of at most this many completions is used, each held against the others in it.

@@ -16,9 +16,9 @@ class OracleNLLMetric(TextMetric):
     """Negative log-likelihood of completions under the oracle whose samples the data set `oracle` has (NLL_oracle).
 
     Keys: `oracle_nll`, in nats per word, mean over completions; `oracle_nll_short`, the share of completions with fewer
-    words than the oracle writes, which are scored as beginnings; `oracle_nll_invalid`, the share of those that it cannot
-    have written (no words, too many, or others than its own), which have no likelihood and are left out. If all are,
-    the figure is nan.
+    words than the oracle writes, which are scored as beginnings; `oracle_nll_invalid`, the share of those that it
+    cannot have written (no words, too many, or others than its own), which have no likelihood and are left out. If all
+    are, the figure is nan.
 
     It says how real each text is, not how varied they are: a generator that repeats one likely text has the lowest
     figure of all. Read it beside the perplexity of the held-out texts under the generator (NLL_gen), and self-BLEU.

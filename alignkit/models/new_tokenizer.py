@@ -19,8 +19,8 @@ def train_tokenizer(
     """A byte-level BPE tokenizer (Sennrich et al., 2016, on bytes) trained on the texts: it can write any text.
 
     For a language model it pads on the left and has an end token distinct from its pad token. For a classifier it pads
-    on the right, puts a start token in front, and reads a text alike with and without a space before it. The text of such
-    a token, in a prompt that begins with one, is read as that token; nothing is learned from it.
+    on the right, puts a start token in front, and reads a text alike with and without a space before it. The text of
+    such a token, in a prompt that begins with one, is read as that token; nothing is learned from it.
 
     Args:
         texts: what to learn the merges from.
@@ -73,9 +73,7 @@ def train_word_tokenizer(texts: Iterable[str], vocab_size: int, context: int) ->
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size, special_tokens=[PAD, END, UNKNOWN], show_progress=False
-    )
+    trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=[PAD, END, UNKNOWN], show_progress=False)
     tokenizer.train_from_iterator(_corpus(texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

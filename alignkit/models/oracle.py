@@ -19,9 +19,9 @@ class OracleLSTM:
     """An LSTM language model of one layer, all of whose weights and biases are drawn from N(0, 1).
 
     It reads word 0 first, as SeqGAN's does, and its texts have exactly `length` words. It computes in float64. Weights
-    and samples come from numpy's `RandomState`, whose streams are frozen: a seed gives the same weights everywhere. What
-    can differ between machines is the last bit of a sum; a sample changes only where a uniform number falls that close
-    to a border between two words.
+    and samples come from numpy's `RandomState`, whose streams are frozen: a seed gives the same weights everywhere. The
+    last bit of a sum can differ between machines; a sample changes only where a uniform number falls that close to a
+    border between two words.
 
     Args:
         vocabulary: number of words.

@@ -69,7 +69,9 @@ def curve(seeds: Sequence[Sweep], x: str, y: str) -> list[CurvePoint]:
         for key in (x, y):
             lacking = next((own for own in found if own.get(key) is None), None)
             if lacking is not None:
-                raise DataError(f"there is no figure {key!r} at temperature {temperature:g}; there are: {', '.join(lacking)}")
+                raise DataError(
+                    f"there is no figure {key!r} at temperature {temperature:g}; there are: {', '.join(lacking)}"
+                )
         values = [[float(own[key]) for own in found] for key in (x, y)]
         means = [statistics.fmean(own) for own in values]
         spreads = [statistics.stdev(own) if len(own) > 1 else 0.0 for own in values]
