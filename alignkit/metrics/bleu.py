@@ -1,6 +1,6 @@
 """BLEU against many references, and of generated texts against each other, as Texygen has them (arXiv:1802.01886).
 
-Both are means over texts of the smoothed BLEU of one text (Papineni et al. 2002; method 1 of Chen and Cherry 2014: where
+Both are means over texts of the smoothed BLEU of one text (Papineni et al. 2002; Chen and Cherry 2014, method 1: where
 no n-gram matches, 0.1 of one does). N-grams of the references are counted once, whatever the number of texts.
 """
 
