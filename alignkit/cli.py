@@ -104,6 +104,9 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     evaluate.add_argument(
         "--evaluation", type=Path, metavar="RUN", help="judge by the `evaluation` of this run or recipe"
     )
+    evaluate.add_argument(
+        "--temperatures", type=float, nargs="+", default=[], metavar="T", help="also sample at each, side by side"
+    )
     evaluate.add_argument("--output", type=Path, help="write figures and completions to this JSON file")
     evaluate.set_defaults(handler=_evaluate)
 
@@ -231,6 +234,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         model=args.model,
         evaluation=args.evaluation,
         output=args.output,
+        temperatures=args.temperatures,
         allow_code=not args.no_code,
     )
     return 0

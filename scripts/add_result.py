@@ -46,7 +46,7 @@ def publish(run: Path, study: str, method: str | None, results: Path) -> Path:
         raise SystemExit(f"{run}: of which --method? only a file of `alignkit compare --output` has none")
     if run.is_file():
         target = _emptied(results / study / method / f"seed-{judged['environment']['seed']}")
-        kept = {key: judged[key] for key in ("figures", "recipe", "environment")}
+        kept = {key: judged[key] for key in ("figures", "temperatures", "recipe", "environment") if key in judged}
         (target / "judged.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
         return target
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))

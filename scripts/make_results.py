@@ -28,7 +28,9 @@ from typing import Any
 
 import yaml
 
+from alignkit.errors import DataError
 from alignkit.json_lines import read_json_lines
+from alignkit.report.temperatures import axis_label, draw_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRO = """# Results
@@ -50,11 +52,13 @@ class Run:
     after: dict[str, float]
     curve: list[dict[str, float]]
     environment: dict[str, Any]
+    temperatures: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Study:
-    """Runs that answer one question, and how to show them. `differences` names figures of `comparison`."""
+    """Runs that answer one question, and how to show them. `differences` names figures of `comparison`, `curves` two
+    (x, y) of runs that were judged with --temperatures."""
 
     folder: Path
     title: str
@@ -65,6 +69,7 @@ class Study:
     differences: dict[str, str] = field(default_factory=dict)
     comparison: dict[str, Any] = field(default_factory=dict)
     replies: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[str, str] | None = None
 
     def methods(self) -> list[str]:
         """The methods, in the order of their folders' names unless study.yaml gives one."""
@@ -76,7 +81,8 @@ def read_run(folder: Path) -> Run:
     seed = int(folder.name.removeprefix("seed-"))
     if (folder / "judged.json").is_file():
         judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
-        return Run(folder.parent.name, seed, {}, judged["figures"], [], judged["environment"])
+        sweep = judged.get("temperatures", [])
+        return Run(folder.parent.name, seed, {}, judged["figures"], [], judged["environment"], sweep)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     for part in ("before", "after"):
         if part not in results:
@@ -90,7 +96,7 @@ def read_run(folder: Path) -> Run:
 def read_study(folder: Path) -> Study:
     """Reads one study and all its runs."""
     about = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    unknown = set(about) - {"title", "text", "columns", "plot", "order", "differences"}
+    unknown = set(about) - {"title", "text", "columns", "plot", "order", "differences", "curves"}
     if unknown:
         raise SystemExit(f"{folder / 'study.yaml'}: unknown keys {', '.join(sorted(unknown))}")
     found = [*folder.glob("*/seed-*/results.json"), *folder.glob("*/seed-*/judged.json")]
@@ -112,8 +118,13 @@ def read_study(folder: Path) -> Study:
     unfound = [name for name in shown if name not in more.get("comparison", {}).get("figures", {})]
     if unfound:
         raise SystemExit(f"{folder}: comparison.json is not there or lacks {', '.join(unfound)} of study.yaml")
+    curves = about.get("curves")
+    if curves is not None and (set(curves) != {"x", "y"} or not any(run.temperatures for run in runs)):
+        raise SystemExit(f"{folder}: curves takes x and y, and runs judged with alignkit evaluate --temperatures")
     return Study(
-        folder, about["title"], about.get("text", ""), about["columns"], about.get("plot"), runs, shown, **more
+        *(folder, about["title"], about.get("text", ""), about["columns"], about.get("plot"), runs, shown),
+        **more,
+        curves=curves,
     )
 
 
@@ -231,16 +242,10 @@ def rows(data: dict[str, dict[str, Any]]) -> str:
 
 def draw(study: Study, target: Path) -> None:
     """A panel for each figure: a dot for each run's end, a line for its way there, a cross for each method's mean."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     assert study.plot is not None
     x, panels = study.plot["x"], study.plot["y"]
-    with plt.rc_context(
-        {"svg.hashsalt": study.title, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-    ):
+    with plt.rc_context(_style(study)):
         fig, row = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.2), layout="constrained", squeeze=False)
         for axes, (y, label) in zip(row[0], panels.items(), strict=True):
             for i, method in enumerate(study.methods()):
@@ -251,6 +256,35 @@ def draw(study: Study, target: Path) -> None:
         row[0][-1].legend(frameon=False)
         fig.savefig(target, metadata={"Date": None})
         plt.close(fig)
+
+
+def draw_temperatures(study: Study, target: Path) -> None:
+    """A curve over temperatures for each method that was judged at several."""
+    plt = _pyplot()
+    assert study.curves is not None
+    x, y = study.curves["x"], study.curves["y"]
+    judged = {name: [run.temperatures for run in study.runs if run.method == name] for name in study.methods()}
+    with plt.rc_context(_style(study)):
+        fig, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+        try:
+            draw_curves(axes, {name: sweeps for name, sweeps in judged.items() if any(sweeps)}, x, y)
+        except DataError as error:
+            raise SystemExit(f"{study.folder}: {error}") from error
+        axes.set_xlabel(axis_label(x))
+        axes.set_ylabel(axis_label(y))
+        fig.savefig(target, metadata={"Date": None})
+        plt.close(fig)
+
+
+def _pyplot() -> Any:
+    import matplotlib.pyplot
+
+    matplotlib.use("svg")
+    return matplotlib.pyplot
+
+
+def _style(study: Study) -> dict[str, Any]:
+    return {"svg.hashsalt": study.title, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def _method(axes: Any, runs: list[Run], x: str, y: str, colour: str) -> None:
@@ -276,6 +310,13 @@ def page(studies: list[Study]) -> str:
             alt = f"{' and '.join(study.plot['y'].values())} against {study.plot.get('x_label', study.plot['x'])}"
             parts.append(f"![{alt}](results/{study.folder.name}.svg)\n")
             parts.append("A dot is a run's end, a cross the mean over seeds, a thin line a run's held-out curve.\n")
+        if study.curves:
+            alt = f"{axis_label(study.curves['y'])} against {axis_label(study.curves['x'])} over temperatures"
+            parts.append(f"![{alt}](results/{study.folder.name}-temperatures.svg)\n")
+            parts.append(
+                "A line is a system over sampling temperatures (T), the mean over its seeds, which are the thin lines; "
+                "bars are a standard deviation.\n"
+            )
         parts.append(origins(study))
     if not studies:
         parts.append("No run has been published yet.\n")
@@ -298,6 +339,8 @@ def main(arguments: list[str] | None = None, docs: Path = ROOT / "docs") -> int:
     for study in studies:
         if study.plot:
             draw(study, docs / "results" / f"{study.folder.name}.svg")
+        if study.curves:
+            draw_temperatures(study, docs / "results" / f"{study.folder.name}-temperatures.svg")
     print(f"{target}: {len(studies)} studies, {sum(len(study.runs) for study in studies)} runs")
     return 0
 

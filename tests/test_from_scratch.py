@@ -183,3 +183,25 @@ def test_a_tiny_language_model_writes_the_grammar_with_half_of_it_positive():
         shares[side] = sum(bool(whole.fullmatch(text)) for text in completions) / len(completions)
     assert shares["positive"] + shares["negative"] > 0.75, shares
     assert 0.35 < shares["positive"] / sum(shares.values()) < 0.65, shares
+
+
+def test_a_mark_in_a_text_is_one_token_and_teaches_nothing():
+    marked = [f"<|endoftext|>{text}" for text in TEXTS]
+    tokenizer, plain = train_tokenizer(marked, 330, context=32), train_tokenizer(TEXTS, 330, context=32)
+    assert tokenizer.get_vocab() == plain.get_vocab()
+    ids = tokenizer(marked[0]).input_ids
+    assert ids == [tokenizer.bos_token_id, *plain(TEXTS[0]).input_ids]
+
+
+def test_a_tokenizer_of_words_keeps_the_most_frequent_and_survives_saving(tmp_path):
+    spec = {**SMALL, "tokenizer": "words", "vocab_size": 6}
+    model, tokenizer = build_causal_lm(spec, ["b a c a", "a b", "d b a"])
+    assert set(tokenizer.get_vocab()) - {"<|pad|>", "<|endoftext|>", "<|unknown|>"} == {"a", "b", "c"}
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    read = load_tokenizer(tmp_path)
+    assert read("a d\nb").input_ids == [read.vocab["a"], read.unk_token_id, read.vocab["b"]]
+    assert read.decode(read("c  b a").input_ids, skip_special_tokens=True) == "c b a"
+    assert "at least 4" in spec_problems({"tokenizer": "words", "vocab_size": 3}, "causal")[0]
+    assert "bytes and marks" in spec_problems({"vocab_size": 100}, "causal")[0]
+    assert spec_problems({"tokenizer": "words", "vocab_size": 100}, "causal") == []

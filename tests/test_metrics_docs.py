@@ -77,7 +77,8 @@ def metrics_with_models():
 
 def ppo(folder):
     model = tiny_causal_lm()
-    asking = {"perplexity", "next_turn"}
+    # these ask a model, or want the oracle's own texts
+    asking = {"perplexity", "next_turn", "oracle_nll"}
     metrics = {name: load_metric(name) for name in METRICS if name not in asking} | metrics_with_models()
     metrics["judge"] = RewardMetric(warmth, name="judge")
     args = PPOConfig(output_dir=folder, eval_strategy="steps", eval_steps=2, num_iterations=2, ptx_coef=0.1, **SETTINGS)
@@ -168,8 +169,10 @@ def test_the_metrics_are_listed_with_their_keys_and_settings():
     made = {**metrics_with_models(), "reward": RewardMetric(warmth, name="<judge>")}
     for name, (keys, settings) in rows.items():
         metric = made[name] if name in made else load_metric(name)
+        referring = name in ("overlap", "bleu", "rouge")
         given = metric.compute(
-            predictions=["a good film"] * 2, **({"columns": {"reference": ["a film"] * 2}} if name == "overlap" else {})
+            predictions=["a good film"] * 2, **({"columns": {"reference": ["a film"] * 2}} if referring else {})
         )
+        assert all(explains(key) for key in given if not key.startswith("<"))
         assert [key for key in keys if key != "name"] == list(given)
         assert settings == list(metric_parameters(name))

@@ -40,8 +40,10 @@ DATASETS: dict[str, DataSource] = {
     "empathetic_dialogues": DataSource(
         "alignkit.data.empathetic_dialogues", "a speaker tells a listener of a situation, under one of 32 emotions"
     ),
+    "emnlp_news": DataSource("alignkit.data.emnlp_news", "sentences of news to be written from nothing"),
     "files": DataSource("alignkit.data.files", "your own parquet, jsonl, csv or text files, columns renamed as needed"),
     "hub": DataSource("alignkit.data.hub", "any data set of the hub by its id, columns renamed as needed"),
+    "image_coco": DataSource("alignkit.data.image_coco", "captions of pictures to be written from nothing"),
     "imdb": DataSource("alignkit.data.imdb", "film reviews: openings to continue, labelled segments, or whole texts"),
     "look_ahead": DataSource(
         "alignkit.data.look_ahead",
@@ -49,10 +51,13 @@ DATASETS: dict[str, DataSource] = {
         slow=True,
     ),
     "mix": DataSource("alignkit.data.mix", "several of these as one, with the columns that all of them have"),
+    "oracle": DataSource("alignkit.data.oracle", "samples of an LSTM with random weights, whose likelihood is known"),
     "personachat": DataSource("alignkit.data.personachat", "two people who have a persona each get to know each other"),
     "quickstart": DataSource(
         "alignkit.data.quickstart", "short reviews from a grammar of our own; nothing to download"
     ),
+    "scitldr": DataSource("alignkit.data.scitldr", "abstracts of papers, and each paper in one sentence"),
+    "squad": DataSource("alignkit.data.squad", "question generation: an answer in its passage, and the question to it"),
     "sst2": DataSource("alignkit.data.sst2", "Stanford Sentiment Treebank, two classes: phrases and sentences"),
 }
 

@@ -65,17 +65,52 @@ def read_file(path: str | os.PathLike) -> Dataset:
     return _with_rows(loaded, str(path))
 
 
-def read_named(name: str, split: str, hub_id: str, hub_split: str | None = None) -> Dataset:
+def read_named(
+    name: str,
+    split: str,
+    hub_id: str,
+    hub_split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+) -> Dataset:
     """A split of a known data set: `<folder>/<name>/<split>.parquet` for each folder of ALIGNKIT_DATA, else the hub.
 
     Raises:
         DataError: in neither place, or unreadable.
     """
-    for folder in data_folders():
-        path = folder / name / f"{split}.parquet"
-        if path.is_file():
-            return read_file(path)
-    return read_hub(hub_id, hub_split or split, wanted=f"{name}/{split}.parquet")
+    local = _local(name, split)
+    if local is not None:
+        return local
+    return read_hub(hub_id, hub_split or split, config, revision, wanted=f"{name}/{split}.parquet")
+
+
+def read_lines(name: str, split: str, address: str) -> Dataset:
+    """A split of a known data set that is on no hub: as `read_named`, else the lines of the text at an address.
+
+    Raises:
+        DataError: in neither place, or unreadable.
+    """
+    local = _local(name, split)
+    if local is not None:
+        return local
+    failed: Exception = ConnectionError("HF_HUB_OFFLINE is set")
+    if not is_offline_mode():
+        try:
+            with _quiet():
+                return _with_rows(datasets.load_dataset("text", data_files=address, split="train"), address)
+        except _READING_ERRORS as error:
+            # a server that does not answer and a file that is gone look the same here
+            failed = ConnectionError(_cause(error))
+    searched = os.pathsep.join(map(str, data_folders())) or "not set"
+    raise DataError(
+        f"{FOLDERS_VARIABLE} ({searched}) has no {name}/{split}.parquet, and {address} was not read: {failed}. "
+        f"Set {FOLDERS_VARIABLE} to a folder with {name}/{split}.parquet (a column text), or go online"
+    ) from failed
+
+
+def _local(name: str, split: str) -> Dataset | None:
+    paths = [folder / name / f"{split}.parquet" for folder in data_folders()]
+    return next((read_file(path) for path in paths if path.is_file()), None)
 
 
 def read_hub(

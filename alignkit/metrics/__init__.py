@@ -45,6 +45,14 @@ METRICS = {
     ),
     "length": MetricEntry("alignkit.metrics.length:LengthMetric", "words per completion, empty completions"),
     "overlap": MetricEntry("alignkit.metrics.overlap:OverlapMetric", "BLEU and word F1 against the reference text"),
+    "bleu": MetricEntry("alignkit.metrics.bleu:BleuMetric", "BLEU-2 to BLEU-5 against all references of the data"),
+    "self_bleu": MetricEntry(
+        "alignkit.metrics.bleu:SelfBleuMetric", "BLEU-2 to BLEU-5 of completions among themselves"
+    ),
+    "rouge": MetricEntry("alignkit.metrics.rouge:RougeMetric", "ROUGE-1, ROUGE-2 and ROUGE-L against the references"),
+    "oracle_nll": MetricEntry(
+        "alignkit.metrics.oracle_nll:OracleNLLMetric", "how likely the synthetic oracle finds the completions"
+    ),
     "perplexity": MetricEntry(
         "alignkit.metrics.perplexity:PerplexityMetric", "how likely a given language model finds the completions"
     ),

@@ -6,7 +6,6 @@ from inspect import signature
 from typing import Any, Literal, get_type_hints
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -22,10 +21,10 @@ from transformers import (
 
 from alignkit.errors import ModelError
 from alignkit.models.loading import head_labels
+from alignkit.models.new_tokenizer import train_tokenizer, train_word_tokenizer
 from alignkit.models.recurrent import GRUSeq2SeqConfig, LSTMConfig
 from alignkit.settings import argument_problems
 
-PAD, END, START = "<|pad|>", "<|endoftext|>", "<|start|>"
 _BYTES = 256
 
 
@@ -39,7 +38,9 @@ class CausalSpec:
         layers: number of blocks.
         heads: attention heads of a block; an LSTM has none.
         context: longest sequence, in tokens.
-        vocab_size: at most so many tokens; few texts may give fewer. 256 of them are the bytes.
+        vocab_size: at most so many tokens; few texts may give fewer. Of "bpe", 256 of them are the bytes.
+        tokenizer: "bpe", which writes any text, or "words": the words between spaces, which writes those of the texts
+            and no others.
         dropout: 0 suits a policy: what it sampled without dropout is then scored alike.
         seed: of the weights.
     """
@@ -50,6 +51,7 @@ class CausalSpec:
     heads: int = 8
     context: int = 128
     vocab_size: int = 1024
+    tokenizer: Literal["bpe", "words"] = "bpe"
     dropout: float = 0.0
     seed: int = 0
 
@@ -132,53 +134,14 @@ def spec_problems(spec: Mapping[str, Any], kind: Kind) -> list[str]:
         problems.append(f"{owner}: rotary positions need an even hidden_size / heads")
     if built.context < 2:
         problems.append(f"{owner}: context must be at least 2 tokens, got {built.context}")
-    if built.vocab_size < _BYTES + 3:
+    if getattr(built, "tokenizer", "bpe") == "words":
+        if built.vocab_size < 4:
+            problems.append(f"{owner}: vocab_size must be at least 4, a word and three marks, got {built.vocab_size}")
+    elif built.vocab_size < _BYTES + 3:
         problems.append(f"{owner}: vocab_size must be at least {_BYTES + 3}, bytes and marks, got {built.vocab_size}")
     if not 0 <= built.dropout < 1:
         problems.append(f"{owner}: dropout must lie in [0, 1), got {built.dropout}")
     return problems
-
-
-def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, context: int, *, for_classifier: bool = False
-) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (Sennrich et al., 2016, on bytes) trained on the texts: it can write any text.
-
-    For a language model it pads on the left and has an end token distinct from its pad token. For a classifier it pads
-    on the right, puts a start token in front, and reads a text alike with and without a space before it.
-
-    Args:
-        texts: what to learn the merges from.
-        vocab_size: at most so many tokens.
-        context: longest sequence of the model, in tokens.
-        for_classifier: see above.
-
-    Raises:
-        ModelError: there is no text.
-    """
-    corpus = [text for text in texts if text.strip()]
-    if not corpus:
-        raise ModelError("a tokenizer is trained on texts, and there is none; give the texts of the training data")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=for_classifier)
-    tokenizer.decoder = decoders.ByteLevel()
-    marks = [PAD, START] if for_classifier else [PAD, END]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=marks,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    own: dict[str, Any] = {"eos_token": END, "bos_token": END, "padding_side": "left"}
-    if for_classifier:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{START} $A",
-            pair=f"{START} $A {START}:1 $B:1",
-            special_tokens=[(START, tokenizer.token_to_id(START))],
-        )
-        own = {"cls_token": START, "padding_side": "right"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, model_max_length=context, **own)
 
 
 def build_causal_lm(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -192,7 +155,8 @@ def build_causal_lm(spec: Mapping[str, Any], texts: Iterable[str]) -> tuple[PreT
         ModelError: a wrong specification, or no texts.
     """
     built = CausalSpec(**_accepted(spec, "causal"))
-    tokenizer = train_tokenizer(texts, built.vocab_size, built.context)
+    train = train_word_tokenizer if built.tokenizer == "words" else train_tokenizer
+    tokenizer = train(texts, built.vocab_size, built.context)
     return _seeded(AutoModelForCausalLM, causal_config(built, tokenizer), built.seed), tokenizer
 
 

@@ -13,6 +13,7 @@ from alignkit.report.words import figure_of, signed, span, written
 # The most telling figures first; the page's cards are the first six that the run has.
 _HEADLINE = (
     *("reward", "*_positive_share", "accuracy", "kl", "eval_loss", "loss", "nll", "perplexity", "*_perplexity"),
+    *("oracle_nll", "rouge_l", "bleu_4", "self_bleu_4"),
     *("distinct_2", "completions/mean_length", "f1", "bleu", "self_bleu", "repetition"),
 )
 # Curves that the page opens with, in this order; the others are folded away.
@@ -25,6 +26,7 @@ _CARDS = 6
 _TELLING = 0.1
 # Learning from text makes a model less random, and that is what it is for; only a reward can push it too far.
 _NEUTRAL = {"distinct_1", "distinct_2", "distinct_3", "self_bleu", "repetition", "looping", "duplicates"}
+_NEUTRAL |= {f"self_bleu_{n}" for n in (2, 3, 4, 5)}
 _NO_CURVE = {"step", "epoch", "time", "total_flos", "train_runtime", "train_loss", "num_input_tokens_seen"}
 _NO_CURVE |= {"train_samples_per_second", "train_steps_per_second", "train_tokens_per_second"}
 _NO_CURVE |= {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}

@@ -33,6 +33,10 @@ class Job(Protocol):
         """Figures on held-out data, and rows that show them; the same whenever it is called on the same weights."""
         ...
 
+    def sample_at(self, temperature: float) -> None:
+        """From now on `evaluate` completes prompts at this temperature. A classifier's job has no such thing."""
+        ...
+
 
 def run_recipe(
     recipe: Recipe,

@@ -2,13 +2,14 @@
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from alignkit.errors import AlignkitError
+from alignkit.errors import AlignkitError, ConfigError
 from alignkit.evaluation import finite
 from alignkit.models.adapters import holds_adapter
 from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
@@ -30,6 +31,7 @@ def evaluate_run(
     model: str | None = None,
     evaluation: str | Path | None = None,
     output: str | Path | None = None,
+    temperatures: Sequence[float] = (),
     allow_code: bool = True,
 ) -> dict[str, float]:
     """Prints the held-out figures of a model, by a recipe's data, rewards and metrics.
@@ -44,6 +46,8 @@ def evaluate_run(
         evaluation: judge by the `evaluation` of this run or recipe, so that systems with recipes of their own are
             measured alike; the length of completions and the batch stay those of `run`.
         output: JSON file for `figures`, `rows`, `recipe` and `environment`; `compare_runs` reads it.
+        temperatures: also sample at each of these, and print the figures side by side; the file then has them under
+            `temperatures`. Everything else of the file is at the recipe's own temperature.
         allow_code: False refuses what runs code, as `load_recipe` does.
 
     Returns:
@@ -55,25 +59,34 @@ def evaluate_run(
     quiet_hosts()
     check_processes()
     recipe, own = _recipe_of(Path(run), overrides, allow_code, evaluation)
+    _check_temperatures(recipe, temperatures)
     judged = _with_model(recipe, model or own)
     found = gather(judged, allow_code)
     job = build_job(judged, judged.config(), found, [ProgressCallback()])
     attach(job.trainer)
     figures, rows = job.evaluate()
+    sweep = []
+    for temperature in temperatures:
+        job.sample_at(temperature)
+        sweep.append({"temperature": temperature, "figures": job.evaluate()[0]})
     if "kl" in figures and judged is not recipe and "reference" not in judged.model:
         # what was measured is the distance of the model to itself
-        del figures["kl"]
+        for measured in (figures, *(one["figures"] for one in sweep)):
+            del measured["kl"]
         rows = [{**row, "kl": None} for row in rows]
         print("no KL: the recipe starts from random weights (model.scratch), which no run keeps; set model.reference")
     table = Table(title=f"Held-out data: {judged.model.get('name', 'model from scratch')}", title_justify="left")
     table.add_column("figure")
-    table.add_column("value", justify="right")
-    for key, value in figures.items():
-        table.add_row(key, figure(value))
+    shown = sweep or [{"temperature": None, "figures": figures}]
+    for one in shown:
+        table.add_column(f"at {one['temperature']:g}" if sweep else "value", justify="right")
+    for key in figures:
+        table.add_row(key, *(figure(one["figures"][key]) for one in shown))
     Console().print(table)
     if output is not None:
         content = {
             "figures": figures,
+            **({"temperatures": sweep} if sweep else {}),
             "rows": [{k: v for k, v in r.items() if k != "columns"} for r in rows],
             "recipe": judged.to_dict(),
             "environment": {
@@ -113,6 +126,17 @@ def _recipe_file(run: Path) -> Path:
             f"{run} is no run's folder: it has no recipe.yaml. Give the folder of a run, or a recipe with --model"
         )
     return run / RUN_RECIPE
+
+
+def _check_temperatures(recipe: Recipe, temperatures: Sequence[float]) -> None:
+    if temperatures and recipe.kind.family == "classifier":
+        raise ConfigError("--temperatures: a classifier writes no text; give a run whose model does")
+    wrong = [one for one in temperatures if not 0 <= one < math.inf]
+    if wrong or len(set(temperatures)) < len(temperatures):
+        raise ConfigError(
+            "--temperatures: expected different numbers from 0 (greedy) on, got "
+            f"{' '.join(f'{one:g}' for one in temperatures)}"
+        )
 
 
 def _with_model(recipe: Recipe, model: str | None) -> Recipe:

@@ -50,6 +50,10 @@ class LanguageModelJob:
         )
         precision.restore(self.model)
 
+    def sample_at(self, temperature: float) -> None:
+        """From now on `evaluate` completes prompts at this temperature."""
+        self.settings["temperature"] = temperature
+
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Loss and perplexity on held-out text, and metrics of completions of its beginnings."""
         seen = self.trainer.evaluate()

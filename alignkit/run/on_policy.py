@@ -20,7 +20,7 @@ from alignkit.trainers.learned_callback import RewardStateCallback
 from alignkit.trainers.whole_checkpoints import with_whole_checkpoints
 
 # Metrics that say something about a text by itself, and so can be asked of the data's own continuations.
-_OF_TEXT = ("diversity", "repetition", "length")
+_OF_TEXT = ("diversity", "repetition", "length", "self_bleu", "oracle_nll")
 
 
 class OnPolicyJob:
@@ -49,8 +49,12 @@ class OnPolicyJob:
         reported = {key.removeprefix("eval_"): value for key, value in figures.items() if key.startswith("eval_")}
         return reported, trainer.eval_rows
 
+    def sample_at(self, temperature: float) -> None:
+        """From now on `evaluate` completes prompts at this temperature."""
+        self.trainer.args.eval_temperature = temperature
+
     def real_text(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """What the metrics of diversity, repetition and length say of the data's own texts, if there are any."""
+        """What the metrics of `_OF_TEXT` say of the data's own texts, if there are any."""
         metrics = self.recipe.evaluation.get("metrics", {})
         chosen = {n: m for n, m in self.found.metrics.items() if metrics[n].get("use", n) in _OF_TEXT}
         real = real_text_rows(rows)

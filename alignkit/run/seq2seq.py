@@ -90,6 +90,10 @@ class Seq2SeqJob:
             batch["emotion_labels"] = torch.tensor([row["emotion_labels"] for row in rows])
         return batch
 
+    def sample_at(self, temperature: float) -> None:
+        """From now on `evaluate` completes prompts at this temperature."""
+        self.settings["temperature"] = temperature
+
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Loss and perplexity of held-out references, metrics of what the model replies, accuracy of emotions."""
         seen = self.trainer.evaluate()
