@@ -37,7 +37,7 @@ from alignkit.models.adapters import (
     saved_shapes,
 )
 from alignkit.models.locating import explained, resolve_model
-from alignkit.models.pooled_classifier import POOLINGS, PooledClassifier
+from alignkit.models.pooled_classifier import POOLINGS, PooledClassifier, PooledClassifierConfig
 from alignkit.models.precision import named_dtype
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
@@ -184,6 +184,8 @@ def load_classifier(
             )
         return adapted_classifier(name, folder, kwargs)
     config = _checked_config(name, folder, trust_remote_code, kwargs.get("revision"))
+    if isinstance(config, PooledClassifierConfig):
+        pooling = None  # it has been one for long
     if pooling and config.is_encoder_decoder:
         raise ModelError(f"{str(name)!r} is an encoder-decoder; pooling={pooling!r} reads an encoder: leave it out")
     if new_head:
