@@ -14,6 +14,7 @@ from alignkit.models.pooled_classifier import PooledClassifier, mean_of_tokens
 from alignkit.models.tiny import WORDS, tiny_classifier, tiny_seq2seq, tiny_tokenizer
 from alignkit.recipe import load_recipe
 from alignkit.run import run_recipe
+from alignkit.run.evaluate import evaluate_run
 
 NAMES = {0: "NEGATIVE", 1: "POSITIVE"}
 
@@ -125,5 +126,7 @@ def test_a_recipe_trains_and_calibrates_one_and_it_serves_as_a_reward_of_texts_a
     reward = load_reward("look_ahead", model=str(run / "model"))
     bad, good = reward(prompts=["it was bad", "i loved it"], completions=["the film", "the film"])
     assert bad < 0.5 < good
+    judged = evaluate_run(run)  # the recipe asks for a pooled head, which the saved model has by now
+    assert judged["nll"] == pytest.approx(results["after"]["nll"], abs=1e-6)
     alone = load_reward("sentiment", model=str(run / "model"))
     assert len(alone(prompts=["", ""], completions=["i hated it", "i loved it"])) == 2

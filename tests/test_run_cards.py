@@ -55,7 +55,12 @@ SMALL = {"max_steps": 1, "save_strategy": "no", "use_cpu": True, "per_device_tra
 def runs(tmp_path_factory):
     """The folder of a finished run of a kind, made when it is first asked for."""
     folder = tmp_path_factory.mktemp("cards")
-    bases = {"gpt2": tiny_causal_lm(), "chat": tiny_causal_lm("llama"), "t5": tiny_seq2seq(), "bert": tiny_classifier().bert}
+    bases = {
+        "gpt2": tiny_causal_lm(),
+        "chat": tiny_causal_lm("llama"),
+        "t5": tiny_seq2seq(),
+        "bert": tiny_classifier().bert,
+    }
     for name, model in bases.items():
         model.save_pretrained(folder / "bases" / name)
         tokenizer = tiny_tokenizer()

@@ -39,7 +39,7 @@ from alignkit.models.adapters import (
     saved_shapes,
 )
 from alignkit.models.locating import explained, resolve_model
-from alignkit.models.pooled_classifier import POOLINGS, PooledClassifier
+from alignkit.models.pooled_classifier import POOLINGS, PooledClassifier, PooledClassifierConfig
 from alignkit.models.precision import named_dtype
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
@@ -188,6 +188,8 @@ def load_classifier(
             )
         return adapted_classifier(name, folder, kwargs)
     config = _checked_config(name, folder, trust_remote_code, kwargs.get("revision"))
+    if isinstance(config, PooledClassifierConfig):
+        pooling = None  # it has been one for long
     if pooling and (config.is_encoder_decoder or of_tokens):
         what = "a label for each token pools nothing" if of_tokens else f"{str(name)!r} is an encoder-decoder"
         raise ModelError(f"pooling={pooling!r} reads an encoder's text as a whole, and {what}; leave it out")
