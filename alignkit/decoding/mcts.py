@@ -60,8 +60,8 @@ class MCTS:
 
     A simulation goes down from the text so far along the edges of highest
     `Q + exploration * prior * sqrt(sum of the children's N) / (1 + N)` (the likelier child of equals; Q of a child
-    without a visit is 0), to a token that was never visited, learns its value, and tells it to the edges above. Then the
-    child with most visits is the next token (the likelier of equals). Children are the tokens that the processors of
+    without a visit is 0), to a token that was never visited, learns its value, and tells it to the edges above. Then
+    the child with most visits is the next token (the likelier of equals). Children are the tokens that the processors of
     `generate` leave (temperature, top-k, top-p, repetition penalty), at most `children`, their probabilities
     renormalised. A completion ends at an end-of-sequence token or at its greatest length.
 
@@ -106,7 +106,11 @@ class MCTS:
         leaves_per_wave: int = 1,
         rollout_temperature: float = 0.0,
     ):
-        for name, number in (("simulations", simulations), ("children", children), ("leaves_per_wave", leaves_per_wave)):
+        for name, number in (
+            ("simulations", simulations),
+            ("children", children),
+            ("leaves_per_wave", leaves_per_wave),
+        ):
             check_whole(name, number)
         for name, number in (
             ("exploration", exploration),

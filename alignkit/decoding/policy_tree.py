@@ -1,4 +1,4 @@
-"""What a search asks of the host's `generate`: prompts, limits, and the policy's next tokens at every node of a tree."""
+"""What a search asks of the host's `generate`: prompts, limits, and the policy's next tokens at a tree's nodes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
