@@ -6,8 +6,8 @@
 
 The policy is model S of `make bench` (four layers of width 256, 8192 words) with random weights, its last norm scaled
 so that the likeliest next word has a probability of about one half, as in a model that is fit for its task: a flat
-policy would leave no subtree to keep. The reward is a token classifier of the same shape, also random. 8 prompts of 24 to 32
-tokens, 50 simulations, 50 children, exploration 8.
+policy would leave no subtree to keep. The reward is a token classifier of the same shape, also random. 8 prompts of 24
+to 32 tokens, 50 simulations, 50 children, exploration 8.
 
 `reference` is the same search as one would first write it, prompts in one batch: at every simulation the whole text of
 every leaf is read anew by both models, and each token begins with an empty tree. All cases but the last two make the

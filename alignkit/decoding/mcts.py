@@ -61,8 +61,8 @@ class MCTS:
     A simulation goes down from the text so far along the edges of highest
     `Q + exploration * prior * sqrt(sum of the children's N) / (1 + N)` (the likelier child of equals; Q of a child
     without a visit is 0), to a token that was never visited, learns its value, and tells it to the edges above. Then
-    the child with most visits is the next token (the likelier of equals). Children are the tokens that the processors of
-    `generate` leave (temperature, top-k, top-p, repetition penalty), at most `children`, their probabilities
+    the child with most visits is the next token (the likelier of equals). Children are the tokens that the processors
+    of `generate` leave (temperature, top-k, top-p, repetition penalty), at most `children`, their probabilities
     renormalised. A completion ends at an end-of-sequence token or at its greatest length.
 
     A subtree does not depend on what lies above it: kept or made again, it gives the same tokens and visits, and only

@@ -31,8 +31,8 @@ class SearchProposal:
     def __init__(self, search: Any):
         if not search.samples:
             raise ConfigError(
-                f"as a proposal, {type(search).__name__} must sample: its best completion alone has no density. Give it "
-                "visit_temperature above 0 (MCTS) or sample=True (DAS), and a policy_share above 0, so that nothing "
+                f"as a proposal, {type(search).__name__} must sample: its best completion alone has no density. Give "
+                "it visit_temperature above 0 (MCTS) or sample=True (DAS), and a policy_share above 0, so that nothing "
                 "that the policy can write is left out"
             )
         self.search = search
