@@ -112,12 +112,9 @@ class MCTS:
             ("leaves_per_wave", leaves_per_wave),
         ):
             check_whole(name, number)
-        for name, number in (
-            ("exploration", exploration),
-            ("visit_temperature", visit_temperature),
-            ("rollout_temperature", rollout_temperature),
-        ):
-            check_number(name, number)
+        check_number("exploration", exploration)
+        check_number("visit_temperature", visit_temperature)
+        check_number("rollout_temperature", rollout_temperature)
         check_number("policy_share", policy_share, 0.0, 1.0)
         for name, word, known in (("value", value, VALUES), ("backup", backup, BACKUPS)):
             if word not in known:
