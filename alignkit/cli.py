@@ -149,7 +149,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     generate.add_argument(
         "--decoder",
         default="sample",
-        help="sample (default); best_of_n: the sample that the rewards like most; mcts: a tree search; das: a beam search",
+        help="sample (default); best_of_n: the sample that rewards like most; mcts: tree search; das: beam search",
     )
     generate.add_argument("--n", type=int, metavar="N", help="samples that best_of_n chooses from (default: 8)")
     for flag, kind, purpose in _SEARCH_OPTIONS:

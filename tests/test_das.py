@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from test_mcts import PROMPTS, Causal, by_ids, made, worth
-from test_mcts_density import small, texts
 from test_mcts_density import log_p as log_p_of
+from test_mcts_density import small, texts
 
 from alignkit import DAS
 from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right

@@ -3,14 +3,18 @@
 import pytest
 import torch
 from serial_search import SerialSearch
-from transformers import GPT2Config, GPT2ForTokenClassification, RepetitionPenaltyLogitsProcessor
-from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    GPT2Config,
+    GPT2ForTokenClassification,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from alignkit import MCTS
 from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
 from alignkit.decoding.sampling import generation_config_for
-from alignkit.models.recurrent import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration
-from alignkit.models.recurrent import LSTMConfig, LSTMForCausalLM
+from alignkit.models.recurrent import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration, LSTMConfig, LSTMForCausalLM
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
 from alignkit.models.tree import TreeReader
 
@@ -93,9 +97,7 @@ def found(model, reward, prompts=PROMPTS, length=LENGTH, config=None, more=None,
     tokenizer = tiny_tokenizer()
     pad = pad_right if model.config.is_encoder_decoder else pad_left
     ids, mask = pad(encode_prompts(tokenizer, prompts), tokenizer.pad_token_id)
-    how = generation_config_for(
-        model, tokenizer, max_new_tokens=length, return_dict_in_generate=True, **(config or {})
-    )
+    how = generation_config_for(model, tokenizer, max_new_tokens=length, return_dict_in_generate=True, **(config or {}))
     return model.generate(
         input_ids=ids, attention_mask=mask, generation_config=how,
         custom_generate=MCTS(reward, tokenizer, **settings), prompts=prompts, **(more or {}),
@@ -191,7 +193,9 @@ def test_a_prompt_that_has_ended_costs_nothing():
     """The fourth prompt is ended by its reward at once: the model then reads ever fewer rows."""
     model = made()
     rows = []
-    model.register_forward_pre_hook(lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
 
     def ends(prompts, completion_ids, **columns):
         pairs = zip(prompts, completion_ids, strict=True)

@@ -79,12 +79,8 @@ def test_the_density_sums_to_one_and_is_what_the_search_says(share, temperature)
                 weights = {first: 1.0}
             plain = serial.scores(prefix)[0].softmax(-1)
             total = sum(weights.values())
-            chances[prefix] = {
-                t: (1 - share) * weights.get(t, 0.0) / total + share * float(plain[t]) for t in range(V)
-            }
-    table = {
-        text: math.prod(chances[text[:cut]][token] for cut, token in enumerate(text)) for text in texts()
-    }
+            chances[prefix] = {t: (1 - share) * weights.get(t, 0.0) / total + share * float(plain[t]) for t in range(V)}
+    table = {text: math.prod(chances[text[:cut]][token] for cut, token in enumerate(text)) for text in texts()}
     assert sum(table.values()) == pytest.approx(1.0, abs=1e-12)
     assert min(table.values()) > 0
     drawn = proposal_of(model, 400, visit_temperature=temperature, policy_share=share, **how)

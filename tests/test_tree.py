@@ -46,9 +46,7 @@ def gru():
 
 def lstm():
     torch.manual_seed(0)
-    return LSTMForCausalLM(
-        LSTMConfig(vocab_size=VOCABULARY, hidden_size=16, embedding_size=16, num_hidden_layers=2)
-    )
+    return LSTMForCausalLM(LSTMConfig(vocab_size=VOCABULARY, hidden_size=16, embedding_size=16, num_hidden_layers=2))
 
 
 def windowed():

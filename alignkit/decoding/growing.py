@@ -1,12 +1,12 @@
 """How the completions of a Monte Carlo tree search grow: simulations, then a token, prompt by prompt at its own pace.
 
 No prompt waits for another: one whose simulations end at known ends of texts goes on until it needs the models, one
-that has chosen its token begins the next search, and one whose completion has ended costs nothing. What all of them need
-to know is asked in one forward of the policy and one call of the reward.
+that has chosen its token begins the next search, and one whose completion has ended costs nothing. What all of them
+need to know is asked in one forward of the policy and one call of the reward.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -202,19 +202,3 @@ def _draw(shares: np.ndarray, luck: float) -> int:
     cumulative = shares.cumsum()
     below = min(luck * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
     return int(np.searchsorted(cumulative, below, side="right"))
-
-
-def steps_as_text(steps: list[SearchStep], processing_class: Any) -> list[dict[str, Any]]:
-    """A prompt's search as plain values, with the words of its tokens: for files."""
-    return [
-        {
-            "token": processing_class.decode([step.token]),
-            "children": [
-                {"token": processing_class.decode([token]), "visits": visits, "quality": quality, "prior": prior}
-                for token, visits, quality, prior in zip(
-                    step.tokens, step.visits, step.quality, step.prior, strict=True
-                )
-            ],
-        }
-        for step in steps
-    ]

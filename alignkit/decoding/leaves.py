@@ -83,14 +83,14 @@ class Evaluation:
         tree = self.tree
         values = np.zeros(len(leaves.nodes))
         if self.scorer is not None:
-            scores = self.scorer.extend(leaves.scorer_parents.tolist(), leaves.tokens.tolist())
-            values = np.asarray(scores, dtype=np.float64)
+            found = self.scorer.extend(leaves.scorer_parents.tolist(), leaves.tokens.tolist())
+            values = np.asarray(found, dtype=np.float64)
             tree.scorer_id[leaves.nodes] = np.arange(self.scored, self.scored + len(values))
             self.scored += len(values)
         on = ~tree.terminal[leaves.nodes]
         begun = self.policy.made
         tree.policy_id[leaves.nodes[on]] = np.arange(begun, begun + on.sum())
-        logits = scores = torch.empty(0)
+        scores = torch.empty(0)
         if on.any():
             logits, scores = self.policy.extend(leaves.policy_parents[on], leaves.tokens[on])
             self._expand(leaves.nodes[on], logits, scores)

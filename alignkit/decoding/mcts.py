@@ -60,9 +60,9 @@ class MCTS:
 
     A simulation goes down from the text so far along the edges of highest
     `Q + exploration * prior * sqrt(sum of the children's N) / (1 + N)` (the likelier child of equals; Q of a child
-    without a visit is 0), to a token that was never visited, learns its value, and tells it to the edges above. Then the
-    child with most visits is the next token (the likelier of equals). Children are the tokens that the processors of
-    `generate` leave (temperature, top-k, top-p, repetition penalty), at most `children`, their probabilities
+    without a visit is 0), to a token that was never visited, learns its value, and tells it to the edges above. Then
+    the child with most visits is the next token (the likelier of equals). Children are the tokens that the processors
+    of `generate` leave (temperature, top-k, top-p, repetition penalty), at most `children`, their probabilities
     renormalised. A completion ends at an end-of-sequence token or at its greatest length.
 
     A subtree does not depend on what lies above it: kept or made again, it gives the same tokens and visits, and only
@@ -106,14 +106,15 @@ class MCTS:
         leaves_per_wave: int = 1,
         rollout_temperature: float = 0.0,
     ):
-        for name, number in (("simulations", simulations), ("children", children), ("leaves_per_wave", leaves_per_wave)):
-            check_whole(name, number)
         for name, number in (
-            ("exploration", exploration),
-            ("visit_temperature", visit_temperature),
-            ("rollout_temperature", rollout_temperature),
+            ("simulations", simulations),
+            ("children", children),
+            ("leaves_per_wave", leaves_per_wave),
         ):
-            check_number(name, number)
+            check_whole(name, number)
+        check_number("exploration", exploration)
+        check_number("visit_temperature", visit_temperature)
+        check_number("rollout_temperature", rollout_temperature)
         check_number("policy_share", policy_share, 0.0, 1.0)
         for name, word, known in (("value", value, VALUES), ("backup", backup, BACKUPS)):
             if word not in known:

@@ -1,4 +1,4 @@
-"""What a search asks of the host's `generate`: prompts, limits, and the policy's next tokens at every node of a tree."""
+"""What a search asks of the host's `generate`: prompts, limits, and the policy's next tokens at a tree's nodes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,11 +187,11 @@ class PolicyTree:
             groups.setdefault((len(text), turn), []).append(place)
         for (length, _), places in groups.items():
             at, of = (torch.tensor(part, device=logits.device) for part in (places, rows[places].tolist()))
-            text = torch.full((len(self.search.ids), length), self.search.pad, device=logits.device)
-            text[of] = torch.tensor([texts[i] for i in places], dtype=torch.long, device=logits.device)
-            whole = logits.new_zeros((len(text), logits.shape[1]))
+            written = torch.full((len(self.search.ids), length), self.search.pad, device=logits.device)
+            written[of] = torch.tensor([texts[i] for i in places], dtype=torch.long, device=logits.device)
+            whole = logits.new_zeros((len(written), logits.shape[1]))
             whole[of] = logits[at]
-            scores[at] = self._readers(torch.cat([self.search.ids, text], 1), whole)[of]
+            scores[at] = self._readers(torch.cat([self.search.ids, written], 1), whole)[of]
         return scores
 
 

@@ -18,8 +18,8 @@ class SearchProposal:
         proposal = SearchProposal(MCTS(reward, tokenizer, visit_temperature=1.0, policy_share=0.1))
         completions = proposal(model, prompt_ids, prompt_mask, generation_config, prompts=texts)
 
-    `log_probs` are the policy's as such (temperature 1, no truncation), whatever the search does; `log_density` is that
-    of the whole completion under the search.
+    `log_probs` are the policy's as such (temperature 1, no truncation), whatever the search does; `log_density` is
+    that of the whole completion under the search.
 
     Args:
         search: an `MCTS` or a `DAS` whose settings let it sample.
@@ -31,8 +31,8 @@ class SearchProposal:
     def __init__(self, search: Any):
         if not search.samples:
             raise ConfigError(
-                f"as a proposal, {type(search).__name__} must sample: its best completion alone has no density. Give it "
-                "visit_temperature above 0 (MCTS) or sample=True (DAS), and a policy_share above 0, so that nothing "
+                f"as a proposal, {type(search).__name__} must sample: its best completion alone has no density. Give "
+                "it visit_temperature above 0 (MCTS) or sample=True (DAS), and a policy_share above 0, so that nothing "
                 "that the policy can write is left out"
             )
         self.search = search
@@ -69,8 +69,8 @@ class SearchProposal:
         """
         if weights_are_shared(model) if synced_gpus is None else synced_gpus:
             raise ConfigError(
-                f"{type(self.search).__name__} asks the policy as often as its tree needs, and with FSDP or ZeRO-3 every "
-                "process must ask equally often; use DDP, or the proposal `policy`"
+                f"{type(self.search).__name__} asks the policy as often as its tree needs, and with FSDP or ZeRO-3 "
+                "every process must ask equally often; use DDP, or the proposal `policy`"
             )
         was_training = model.training
         model.eval()

@@ -53,9 +53,7 @@ class _TreeLayer(DynamicLayer):
 
     def grow(self, capacity: int) -> None:
         """Make the pool longer."""
-        self.pools = [
-            torch.cat([pool, pool.new_zeros((capacity - len(pool), *pool.shape[1:]))]) for pool in self.pools
-        ]
+        self.pools = [torch.cat([pool, pool.new_zeros((capacity - len(pool), *pool.shape[1:]))]) for pool in self.pools]
 
     def arrange(self, owners: torch.Tensor, length: int, copied: bool) -> None:
         """Make room for n rows of `length` tokens, with the prompts `owners` (n,) in front unless they are `copied`."""

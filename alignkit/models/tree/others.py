@@ -21,9 +21,7 @@ class Prompts:
         start: (B, S) the decoder's first tokens; (B, 0) for a causal model.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, ids: Any, mask: torch.Tensor, encoder_outputs: Any, start: torch.Tensor
-    ):
+    def __init__(self, model: PreTrainedModel, ids: Any, mask: torch.Tensor, encoder_outputs: Any, start: torch.Tensor):
         self.model, self.ids, self.mask, self.encoder_outputs, self.start = model, ids, mask, encoder_outputs, start
         self.lengths = mask.sum(1).cpu().numpy()
         self._gathered: tuple[np.ndarray, dict[str, Any]] | None = None

@@ -1,0 +1,106 @@
+"""Beginnings scored by any reward: as text, with its columns, and without learning from it."""
+
+import math
+
+import pytest
+import torch
+
+from alignkit import DAS, MCTS
+from alignkit.decoding.prefix_scores import TextScorer, prefix_scorer
+from alignkit.decoding.sampling import generation_config_for
+from alignkit.errors import ModelError, RewardCallError
+from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
+from alignkit.reward import LearnedReward, PrefixReward
+
+
+def ids_of(text):
+    return tiny_tokenizer()(text)["input_ids"]
+
+
+def test_texts_are_put_together_from_the_tree():
+    seen = []
+
+    def reward(prompts, completions, mood, completion_ids, **columns):
+        seen.append((prompts, completions, mood, completion_ids))
+        return [None if "bad" in text else len(text.split()) for text in completions]
+
+    scorer = TextScorer(reward, ["one", "two"], tiny_tokenizer(), {"mood": ["calm", "wild"]})
+    the, film, bad = ids_of("the film bad")
+    assert scorer.extend([0, 1, 1], [the, film, bad])[:2] == [1.0, 1.0]
+    scores = scorer.extend([3, 2, 4, 3], [film, the, the, bad])
+    assert scores[:2] == [2.0, 2.0] and all(math.isnan(score) for score in scores[2:])
+    assert seen[1][0] == ["two", "one", "two", "two"]
+    assert seen[1][1] == ["film film", "the the", "bad the", "film bad"]
+    assert seen[1][2] == ["wild", "calm", "wild", "wild"]
+    assert seen[1][3] == [[film, film], [the, the], [bad, the], [film, bad]]
+    scorer.keep([5])
+    with pytest.raises(ModelError, match="were forgotten"):
+        scorer.extend([6], [the])
+    assert scorer.extend([5], [the]) == [3.0]
+
+
+def test_message_prompts_get_message_completions_and_lists_of_scores_are_summed():
+    def reward(prompts, completions, **columns):
+        assert completions == [[{"role": "assistant", "content": "the film"}]]
+        return [[0.25, 0.5]]
+
+    reward.granularity = "token"
+    scorer = TextScorer(reward, [[{"role": "user", "content": "hi"}]], tiny_tokenizer(), {})
+    assert scorer.scores([0], [ids_of("the film")]) == [0.75]
+
+
+def test_a_reward_that_cannot_read_the_tokens_is_called_on_text():
+    class Choosy:
+        def __call__(self, prompts, completions, **columns):
+            return [0.5] * len(completions)
+
+        def begin(self, prompts, processing_class, columns):
+            return None if columns["no"][0] else "its own"
+
+    assert isinstance(Choosy(), PrefixReward)
+    assert isinstance(prefix_scorer(Choosy(), ["a"], tiny_tokenizer(), {"no": [True]}), TextScorer)
+    assert prefix_scorer(Choosy(), ["a"], tiny_tokenizer(), {"no": [False]}) == "its own"
+    assert not isinstance(lambda completions, **columns: [], PrefixReward)
+
+
+class Learner(LearnedReward):
+    """Says whether it was training when it was asked."""
+
+    __name__ = "learner"
+
+    def __init__(self):
+        self.modes = set()
+
+    def __call__(self, prompts, completions, **columns):
+        self.modes.add(self.training)
+        return [0.5] * len(completions)
+
+    def update(self, prompts, completions, references):
+        return {}
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.mark.parametrize("search", [MCTS, DAS])
+def test_a_reward_that_learns_does_not_learn_from_a_search(search):
+    reward, model, tokenizer = Learner(), tiny_causal_lm(), tiny_tokenizer()
+    settings = {"simulations": 6} if search is MCTS else {"beams": 2}
+    config = generation_config_for(model, tokenizer, max_new_tokens=3)
+    model.generate(
+        input_ids=torch.tensor([[4, 5]]), generation_config=config, prompts=["a"],
+        custom_generate=search(reward, tokenizer, **settings),
+    )  # fmt: skip
+    assert reward.modes == {False} and reward.training and not reward.has_pending
+
+
+def test_a_reward_that_raises_stops_the_search():
+    def broken(completions, **columns):
+        raise ZeroDivisionError("no")
+
+    scorer = TextScorer(broken, ["a"], tiny_tokenizer(), {})
+    with pytest.raises(RewardCallError, match="reward 'broken' raised ZeroDivisionError"):
+        scorer.extend([0], ids_of("the"))
