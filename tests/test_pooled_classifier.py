@@ -90,7 +90,7 @@ def test_what_it_cannot_be_is_refused_in_words(tmp_path):
         load_classifier(folder, new_head=True, num_labels=2, pooling="cls")
     with pytest.raises(ModelError, match="pooling describe a new head; add new_head=True"):
         load_classifier(folder, pooling="mean")
-    with pytest.raises(ModelError, match="pooling='mean' reads an encoder's text.*encoder-decoder"):
+    with pytest.raises(ModelError, match=r"pooling='mean' reads an encoder's text.*encoder-decoder"):
         load_classifier(saved(tiny_seq2seq(), tmp_path / "t5"), new_head=True, num_labels=2, pooling="mean")
 
 

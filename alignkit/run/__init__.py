@@ -5,7 +5,7 @@ is loaded, and nothing but the folder's lock is written before everything is bui
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from accelerate import PartialState
 from transformers import set_seed
@@ -18,7 +18,7 @@ from alignkit.run.ingredients import Ingredients, gather, try_rewards
 from alignkit.run.models import check_starting_models
 from alignkit.run_lock import only_run_in
 
-__all__ = ["Job", "build_job", "run_recipe"]
+__all__ = ["Job", "SamplingJob", "build_job", "run_recipe"]
 
 # The monitors that say something of every model.
 _SUPERVISED = ("finite", "weights")
@@ -33,8 +33,13 @@ class Job(Protocol):
         """Figures on held-out data, and rows that show them; the same whenever it is called on the same weights."""
         ...
 
+
+@runtime_checkable
+class SamplingJob(Job, Protocol):
+    """A job whose model writes text."""
+
     def sample_at(self, temperature: float) -> None:
-        """From now on `evaluate` completes prompts at this temperature. A classifier's job has no such thing."""
+        """From now on `evaluate` completes prompts at this temperature."""
         ...
 
 

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +17,7 @@ from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
 from alignkit.progress import ProgressCallback, attach
 from alignkit.recipe import Recipe, load_recipe
 from alignkit.recipe.checks import OWN_COMPLETION_KEYS
-from alignkit.run import build_job
+from alignkit.run import SamplingJob, build_job
 from alignkit.run.ending import figure
 from alignkit.run.environment import check_processes, command_line, describe_environment, quiet_hosts
 from alignkit.run.ingredients import gather
@@ -65,8 +66,9 @@ def evaluate_run(
     job = build_job(judged, judged.config(), found, [ProgressCallback()])
     attach(job.trainer)
     figures, rows = job.evaluate()
-    sweep = []
+    sweep: list[dict[str, Any]] = []
     for temperature in temperatures:
+        assert isinstance(job, SamplingJob)  # `_check_temperatures` saw to it
         job.sample_at(temperature)
         sweep.append({"temperature": temperature, "figures": job.evaluate()[0]})
     if "kl" in figures and judged is not recipe and "reference" not in judged.model:
@@ -77,14 +79,14 @@ def evaluate_run(
         print("no KL: the recipe starts from random weights (model.scratch), which no run keeps; set model.reference")
     table = Table(title=f"Held-out data: {judged.model.get('name', 'model from scratch')}", title_justify="left")
     table.add_column("figure")
-    shown = sweep or [{"temperature": None, "figures": figures}]
+    shown: list[dict[str, Any]] = sweep or [{"temperature": None, "figures": figures}]
     for one in shown:
         table.add_column(f"at {one['temperature']:g}" if sweep else "value", justify="right")
     for key in figures:
         table.add_row(key, *(figure(one["figures"][key]) for one in shown))
     Console().print(table)
     if output is not None:
-        content = {
+        content: dict[str, Any] = {
             "figures": figures,
             **({"temperatures": sweep} if sweep else {}),
             "rows": [{k: v for k, v in r.items() if k != "columns"} for r in rows],
