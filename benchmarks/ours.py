@@ -26,7 +26,7 @@ def build(name: str, job: Job, folder: str, clock: Clock) -> Any:
 def watch(trainer: Any, phases: Phases) -> None:
     """Seams: sampling, rewards, scoring, the head, and what an update logs."""
     from alignkit.models import scoring
-    from alignkit.trainers import on_policy
+    from alignkit.trainers import extra_text, on_policy
 
     trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
     phases.wrap_update(trainer)
@@ -34,7 +34,8 @@ def watch(trainer: Any, phases: Phases) -> None:
     phases.wrap(trainer, "score", "old_scores")
     phases.wrap(on_policy, "call_rewards", "reward")
     phases.wrap(trainer, "update", "head_loss")
-    phases.wrap(on_policy, "score_completions", "old_scores", with_gradient="forward")
+    phases.wrap(on_policy, "score_completions", "old_scores")
+    phases.wrap(extra_text, "score_completions", "old_scores", with_gradient="forward")
     phases.watch_trunk(lambda result, args: args[0], scoring, "chunked_log_probs", "head_loss")
     for name in ("watch", "watch_values", "global_mean"):
         if hasattr(trainer, name):

