@@ -5,17 +5,16 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alignkit.decoding.das import DAS
 from alignkit.decoding.mcts import MCTS
-from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left, pad_right
-from alignkit.decoding.sampling import SamplingDecoder, mask_is_not_forgotten
+from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
+from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import AlignkitError, ConfigError
 from alignkit.held_out import Row
-from alignkit.reward import call_reward, in_evaluation, scalar_score, unique_names
-from alignkit.text import is_conversational
+from alignkit.run.beside import Chosen, generated, rows_beside
+from alignkit.text import Text, is_conversational
 
 SEARCHES = {"mcts": MCTS, "das": DAS}
 # option of the command line -> the setting, by decoder
@@ -82,54 +81,20 @@ def search_rows(
         seed: of what is drawn.
 
     Returns:
-        a row per example: `prompt`, `completion`, `rewards` (name -> score or None), `length` (tokens), `columns`,
-        `log_density` where the search samples, and `sample`: the `completion` and `rewards` of plain sampling.
+        rows of `rows_beside`, the plain sample under `sample`; with `log_density` where the search samples.
     """
-    names = unique_names(reward_funcs)
-    device = next(model.parameters()).device
-    config = GenerationConfig.from_dict({**generation_config.to_dict(), "return_dict_in_generate": True})
-    rows: list[Row] = []
-    random_state = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with in_evaluation(reward_funcs), random_state:
-        torch.manual_seed(seed)
-        for start in range(0, len(examples), batch_size):
-            some = examples[start : start + batch_size]
-            prompts = [example["prompt"] for example in some]
-            columns = {key: [example[key] for example in some] for key in some[0] if key != "prompt"}
-            encoded = encode_prompts(processing_class, prompts)
-            drawn = SamplingDecoder()(model, *pad_left(encoded, config.pad_token_id, device), generation_config)
-            pad = pad_right if model.config.is_encoder_decoder else pad_left  # an encoder may count places
-            ids, mask = pad(encoded, config.pad_token_id, device)
-            with mask_is_not_forgotten(model):
-                found = model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    generation_config=config,
-                    custom_generate=search,
-                    prompts=prompts,
-                    columns=columns,
-                )
-            plain = decode_completions(processing_class, drawn.ids(), is_conversational(prompts[0]))
-            told, their_ids = [*found.completions, *plain], [*found.completion_ids, *drawn.ids()]
-            twice = {key: values * 2 for key, values in columns.items()}
-            scored = {
-                name: call_reward(reward, prompts * 2, told, columns=twice, completion_ids=their_ids, name=name)
-                for name, reward in zip(names, reward_funcs, strict=True)
-            }
-            for i, example in enumerate(some):
-                best, sample = (
-                    {"completion": told[at], "rewards": {name: scalar_score(scored[name][at]) for name in names}}
-                    for at in (i, i + len(some))
-                )
-                density = {} if found.log_density is None else {"log_density": float(found.log_density[i])}
-                rows.append(
-                    {
-                        "prompt": prompts[i],
-                        **best,
-                        "length": len(their_ids[i]),
-                        "columns": {key: example[key] for key in columns},
-                        **density,
-                        "sample": sample,
-                    }
-                )
-    return rows
+
+    def choose(prompts: list[Text], columns: dict[str, list[Any]]) -> Chosen:
+        pad, device = generation_config.pad_token_id, next(model.parameters()).device
+        drawn = SamplingDecoder()(
+            model, *pad_left(encode_prompts(processing_class, prompts), pad, device), generation_config
+        )
+        found = generated(model, processing_class, prompts, columns, generation_config, search)
+        plain = decode_completions(processing_class, drawn.ids(), is_conversational(prompts[0]))
+        densities = [] if found.log_density is None else found.log_density.tolist()
+        more = [{"log_density": density} for density in densities]
+        return Chosen(found.completions, found.completion_ids, plain, drawn.ids(), more)
+
+    return rows_beside(
+        model, examples, choose, beside="sample", reward_funcs=reward_funcs, batch_size=batch_size, seed=seed
+    )
