@@ -109,6 +109,9 @@ def recipe_problems(block: str, folder: Path) -> list[str]:
     around = {key: value for key, value in AROUND.items() if key != "rewards" or not learns_from_examples}
     file = folder / "recipe.yaml"
     missing = {key: value for key, value in around.items() if key not in part}
+    if "extends" in part:
+        (folder / part["extends"]).write_text(yaml.safe_dump(missing))
+        missing = {}
     file.write_text((yaml.safe_dump(missing) if missing else "") + block)
     try:
         load_recipe(file, [])

@@ -16,8 +16,9 @@ import yaml
 
 from alignkit.errors import RecipeError, RewardError
 from alignkit.recipe.checks import SECTIONS, check_rewards, check_sections, trusting
+from alignkit.recipe.extending import merged, read_extended
 from alignkit.recipe.kinds import TRAINERS, TrainerKind
-from alignkit.recipe.reading import apply_overrides, dump_yaml, parse_yaml, read_recipe
+from alignkit.recipe.reading import apply_overrides, dump_yaml, parse_yaml
 from alignkit.settings import describe
 
 __all__ = ["TRAINERS", "Recipe", "RecipeError", "TrainerKind", "load_recipe", "read_rewards"]
@@ -116,7 +117,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: 
     """Reads a recipe, applies `key=value` overrides, and checks all of it without loading a model or data.
 
     Args:
-        path: the YAML file.
+        path: the YAML file. It may extend another one, see `alignkit.recipe.extending`.
         overrides: dotted keys and YAML values, such as `training.max_steps=2`.
         allow_code: False refuses what runs code: rewards named as `path/to/file.py:Object` or
             `package.module:Object`, and `trust_remote_code`.
@@ -124,9 +125,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: 
     Raises:
         RecipeError: with every mistake found.
     """
-    content = read_recipe(path)
-    problems = _repeated(content)
-    content = _long_form(content)
+    content: dict[str, Any] = {}
+    problems = []
+    for part in read_extended(path):
+        problems += _repeated(part)
+        content = merged(content, _long_form(part))
     problems += apply_overrides(content, overrides)
     content = _long_form(content)
     problems += check_sections(content, allow_code)

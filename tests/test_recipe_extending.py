@@ -1,0 +1,116 @@
+"""A recipe extends another one: what it says wins, and everything else is the other's."""
+
+import pytest
+
+from alignkit.errors import RecipeError
+from alignkit.recipe import load_recipe
+from alignkit.recipe.extending import merged
+
+BASE = """
+trainer: ppo
+model: some/model
+data: {use: quickstart}
+rewards:
+  length: {weight: 0.5, target: 20}
+training: {learning_rate: 1e-5, max_steps: 2, save_strategy: no}
+evaluation: [reward, diversity]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "base.yaml").write_text(BASE)
+    return tmp_path
+
+
+def written(folder, text, name="own.yaml"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def problems_of(path, overrides=()):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return caught.value.problems
+
+
+def test_what_it_says_wins_and_the_rest_is_the_others(folder):
+    own = written(
+        folder,
+        "extends: base.yaml\nrewards: {length: {target: 9}}\ntraining: {max_steps: 7, kl_coef: 0.2}\n",
+    )
+    found = load_recipe(own).to_dict()
+    expected = load_recipe(
+        folder / "base.yaml", ["rewards.length.target=9", "training.max_steps=7", "training.kl_coef=0.2"]
+    ).to_dict()
+    expected["training"]["output_dir"] = found["training"]["output_dir"]
+    assert found == expected
+    assert found["training"]["output_dir"] == "runs/own"
+
+
+def test_an_override_comes_last(folder):
+    own = written(folder, "extends: base.yaml\ntraining: {max_steps: 7}\n")
+    assert load_recipe(own, ["training.max_steps=9"]).training["max_steps"] == 9
+
+
+def test_shorthands_meet_long_forms(folder):
+    own = written(
+        folder, "extends: base.yaml\nevaluation: {prompts: 8, metrics: {length: {}}}\nrewards: [repetition]\n"
+    )
+    found = load_recipe(own)
+    assert list(found.evaluation["metrics"]) == ["reward", "diversity", "length"]
+    assert found.evaluation["prompts"] == 8
+    assert list(found.rewards) == ["length", "repetition"]
+
+
+def test_another_model_or_data_set_takes_no_settings_over(folder):
+    written(folder, "extends: base.yaml\nmodel: {dtype: bfloat16}\ndata: {seed: 3}\n", "middle.yaml")
+    same = load_recipe(written(folder, "extends: middle.yaml\nmodel: some/model\n"))
+    assert same.model == {"name": "some/model", "dtype": "bfloat16"}
+    other = load_recipe(written(folder, "extends: middle.yaml\nmodel: another/model\ndata: {use: imdb}\n"))
+    assert (other.model, other.data) == ({"name": "another/model"}, {"use": "imdb"})
+    new = load_recipe(written(folder, "extends: middle.yaml\nmodel: {scratch: {layers: 1}}\n"))
+    assert new.model == {"scratch": {"layers": 1}}
+    assert merged({"model": {"scratch": {"layers": 1, "seed": 1}}}, {"model": {"scratch": {"seed": 2}}}) == {
+        "model": {"scratch": {"layers": 1, "seed": 2}}
+    }
+
+
+def test_its_place_is_that_of_the_file_that_names_it(folder):
+    written(folder, "extends: ../base.yaml\ntraining: {max_steps: 5}\n", "far/middle.yaml")
+    own = written(folder, "extends: far/middle.yaml\n")
+    assert load_recipe(own).training["max_steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("extends: own.yaml\n", "extends: comes back to a file that is read already: own.yaml -> own.yaml"),
+        ("extends: other.yaml\n", "own.yaml -> other.yaml -> own.yaml"),
+        ("extends: [base.yaml]\n", "extends: expected the path of another recipe, such as base.yaml; got a list"),
+        ("extends: bsae.yaml\n", "there is no file"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(folder, text, expected):
+    written(folder, "extends: own.yaml\n", "other.yaml")
+    (problem,) = problems_of(written(folder, text))
+    assert expected in problem
+
+
+def test_mistakes_of_both_come_together(folder):
+    written(folder, "trainer: ppo\nmodel: a\ndata: quickstart\nrewards: {lenght: {}}\n", "wrong.yaml")
+    own = written(folder, "extends: wrong.yaml\ntraining: {max_stesp: 3}\n")
+    found = " ".join(problems_of(own))
+    assert "lenght" in found and "max_stesp" in found
+
+
+def test_the_resolved_recipe_extends_nothing(folder):
+    own = written(folder, "extends: base.yaml\ntraining: {max_steps: 7}\n")
+    resolved = written(folder, load_recipe(own).to_yaml(), "resolved.yaml")
+    assert "extends" not in resolved.read_text()
+    assert load_recipe(resolved).to_dict() == load_recipe(own).to_dict()
+
+
+def test_an_override_cannot_extend(folder):
+    assert any("extends" in problem for problem in problems_of(folder / "base.yaml", ["extends=other.yaml"]))
