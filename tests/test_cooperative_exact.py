@@ -37,6 +37,7 @@ PROPOSALS = {
     "mixture": 0.1 * P0 + 0.9 * log_probs(truncated(INITIAL, 0.8)).exp(),
     "cold": log_probs(INITIAL / 0.5).exp(),
 }
+PROPOSED = {"proposal": "mixture", "proposal_settings": {"policy_share": 0.3, "top_p": 0.8}}
 
 
 def score_function() -> torch.Tensor:
@@ -223,3 +224,51 @@ def test_the_weighted_likelihood_of_the_log_is_what_was_minimised(tmp_path):
     assert float(loss) == pytest.approx(float(-(Q0 * P0.log()).sum()), rel=1e-12)
     assert run._metrics["train"]["ess"][-1] == pytest.approx(float(effective_sample_size(Q0, 27)), rel=1e-9)
     assert float(masked_sum(batch["weights"], torch.ones(27))) == pytest.approx(1.0)
+
+
+def test_a_control_variate_leaves_the_gradient_and_takes_noise_away(tmp_path):
+    """What it subtracts is the policy's own score function, whose expectation is zero: of all texts nothing, of a few of
+    them less than half of the estimate's variance where the scores are nearly equal."""
+    torch.testing.assert_close(gradient(tmp_path, control_variate=True), gradient(tmp_path), rtol=1e-10, atol=1e-14)
+    estimates = {}
+    for control in (False, True):
+        run = trainer(
+            *(tmp_path, tabular_lm()),
+            reward=OptimalD(tabular_lm(INITIAL + 0.2 * (TARGET - INITIAL)), 1),
+            rows=8000,
+            proposal="policy",
+            num_generations=8,
+            control_variate=control,
+        )
+        torch.manual_seed(0)
+        rollout = run.score(run.sample(examples(run, 8000)))
+        weights = run.shape(rollout)["weights"] * 1000
+        numbers = [9 * a + 3 * b + c for a, b, c in rollout.made.completion_ids.tolist()]
+        estimates[control] = (weights[:, None] * score_function()[numbers]).view(1000, 8, -1).sum(1)
+    plain, controlled = (estimates[name].var(0).sum() for name in (False, True))
+    assert controlled < plain / 2
+    difference = estimates[True].mean(0) - estimates[False].mean(0)
+    assert float(difference.norm()) < 3 * math.sqrt(float(plain) / 1000)
+
+
+@pytest.mark.parametrize("proposal", [{"proposal": "policy"}, PROPOSED])
+def test_with_equal_scores_a_control_variate_leaves_nothing_to_learn(proposal, tmp_path):
+    def level(completions, **columns):
+        """The same for every text."""
+        return [0.3] * len(completions)
+
+    run = trainer(tmp_path, tabular_lm(), reward=level, rows=64, num_generations=8, control_variate=True, **proposal)
+    weights = run.shape(run.score(run.sample(examples(run, 64))))["weights"]
+    torch.testing.assert_close(weights, torch.zeros(64).double(), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"weighting": "reward"}, "has no importance weights"),
+        ({"num_iterations": 2}, "in the first optimiser step of a rollout"),
+    ],
+)
+def test_a_control_variate_where_it_does_not_hold_is_refused(settings, expected, tmp_path):
+    with pytest.raises(ConfigError, match=expected):
+        trainer(tmp_path, tabular_lm(), control_variate=True, **settings)

@@ -147,7 +147,18 @@ class CooperativeTrainer(OnPolicyTrainer):
         known = known[known.isfinite()]
         if len(known):
             self._metrics["train"]["weights/log_z"].append(float(known.mean()))
-        return self._mine(self._shares(everyone))
+        shares = self._shares(everyone)
+        if self.args.control_variate:
+            unscored = torch.where(log_scores.isnan(), torch.nan, 0.0)
+            shares = shares - self._own_shares(gather(log_weights(log_probs, unscored, log_density)), shares)
+        return self._mine(shares)
+
+    def _own_shares(self, everyone: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        """(B,) the shares of completions as the policy's own, without a score; 0 for prompts that have no weights."""
+        size = self.num_generations
+        held, _ = clip_log_weights(everyone / self.args.weight_temperature, size, self.args.weight_clip)
+        weighted = shares.view(-1, size).any(1, keepdim=True).expand(-1, size).reshape(-1)
+        return self_normalised(held, size) * weighted
 
     def _shares(self, everyone: torch.Tensor) -> torch.Tensor:
         """Tempered, clipped and normalised over each prompt's completions; logs how much the weights say."""

@@ -50,6 +50,10 @@ class CooperativeConfig(OnPolicyConfig):
         reward_as: what a score is to the target: `probability` (q = p * D, scores from 0 to 1) or `exponential`
             (q = p * exp(score / reward_temperature), any score).
         reward_temperature: beta of `exponential`, in units of the reward.
+        control_variate: subtract from the weights of `importance` those that the policy itself would have (p / q^,
+            normalised alike). At the step's beginning their gradient is zero in expectation, and in what remains the
+            noise of sampling is gone that does not depend on the score: with equal scores nothing moves. It holds for
+            one optimiser step a rollout.
         baseline: of `weighting="reward"`: `batch_mean`, `leave_one_out` or `none`.
         discriminator_samples: completions of each prompt that the policy writes for the learned rewards to learn from;
             0 takes those of the proposal, which must be the policy then.
@@ -68,6 +72,7 @@ class CooperativeConfig(OnPolicyConfig):
     weight_temperature: float = field(default=1.0, metadata={"help": "Divides the log-weights."})
     reward_as: str = field(default="probability", metadata={"help": "probability or exponential."})
     reward_temperature: float = field(default=1.0, metadata={"help": "Beta of exponential scores."})
+    control_variate: bool = field(default=False, metadata={"help": "Subtract the policy's own weights."})
     baseline: str = field(default="batch_mean", metadata={"help": "Of weighting=reward."})
     discriminator_samples: int = field(default=1, metadata={"help": "Completions a prompt for learned rewards."})
     discriminator_updates: int = field(default=1, metadata={"help": "Updates of learned rewards in an outer step."})
@@ -147,6 +152,16 @@ class CooperativeConfig(OnPolicyConfig):
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps}: several optimiser steps a rollout, "
                 "but the gradient of weighting='reward' holds only for the policy that sampled; make it one, or set "
                 "weighting to 'importance', whose target stays where it is"
+            )
+        if self.control_variate and self.weighting != "importance":
+            problems.append(
+                f"control_variate=True: weighting={self.weighting!r} has no importance weights to subtract from"
+            )
+        elif self.control_variate and several:
+            problems.append(
+                f"control_variate=True with num_iterations={self.num_iterations} and "
+                f"steps_per_generation={self.steps_per_generation}: it costs no bias only where the policy is that which "
+                "sampled, in the first optimiser step of a rollout; make it one step, or leave it out"
             )
         if self.num_generations and self.discriminator_samples > self.num_generations:
             problems.append(
