@@ -227,8 +227,8 @@ def test_the_weighted_likelihood_of_the_log_is_what_was_minimised(tmp_path):
 
 
 def test_a_control_variate_leaves_the_gradient_and_takes_noise_away(tmp_path):
-    """What it subtracts is the policy's own score function, whose expectation is zero: of all texts nothing, of a few of
-    them less than half of the estimate's variance where the scores are nearly equal."""
+    """What it subtracts is the policy's own score function, whose expectation is zero: of all texts nothing, of a few
+    of them more than half of the estimate's variance where the scores are nearly equal."""
     torch.testing.assert_close(gradient(tmp_path, control_variate=True), gradient(tmp_path), rtol=1e-10, atol=1e-14)
     estimates = {}
     for control in (False, True):

@@ -160,8 +160,8 @@ class CooperativeConfig(OnPolicyConfig):
         elif self.control_variate and several:
             problems.append(
                 f"control_variate=True with num_iterations={self.num_iterations} and "
-                f"steps_per_generation={self.steps_per_generation}: it costs no bias only where the policy is that which "
-                "sampled, in the first optimiser step of a rollout; make it one step, or leave it out"
+                f"steps_per_generation={self.steps_per_generation}: it costs no bias only where the policy is "
+                "that which sampled, in the first optimiser step of a rollout; make it one step, or leave it out"
             )
         if self.num_generations and self.discriminator_samples > self.num_generations:
             problems.append(
