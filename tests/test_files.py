@@ -47,6 +47,17 @@ def test_no_file_names_a_path_of_one_machine():
     assert found == []
 
 
+def test_no_merge_was_left_half_done():
+    markers = ("<" * 7 + " ", "=" * 7 + "\n", ">" * 7 + " ")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in text_files()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1)
+        if line.startswith(markers)
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("line", ["see /wo" + "rk/x", "open('/ro" + "ot/a')", "/ho" + "me/ann/models"])
 def test_a_machine_path_would_be_found(line):
     assert MACHINE_PATH.search(line)
