@@ -2,7 +2,10 @@
 
 import math
 import pickle
+import random
 from collections import Counter
+from itertools import combinations
+from statistics import mean
 
 import evaluate
 import pytest
@@ -15,7 +18,7 @@ from tokenizers import processors
 from alignkit.decoding.prompts import split_ids
 from alignkit.errors import ConfigError, MissingColumnError
 from alignkit.metrics import METRICS, load_metric, metric_parameters
-from alignkit.metrics.diversity import distinct, duplicates, self_bleu
+from alignkit.metrics.diversity import distinct, distinct_of, duplicates, self_bleu
 from alignkit.metrics.overlap import token_f1
 from alignkit.metrics.perplexity import PerplexityMetric
 from alignkit.metrics.repetition import repetition
@@ -42,6 +45,22 @@ def test_distinct_counts_ngrams(texts, n):
         counts.update(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
     expected = len(counts) / counts.total() if counts else 0.0
     assert distinct(texts, n) == pytest.approx(expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(list("abc")), max_size=4).map(" ".join), max_size=3), st.integers(1, 6))
+def test_distinct_of_so_many_draws_is_the_mean_over_all_draws(texts, draws):
+    tokens = [token for text in texts for token in text.split()]
+    all_draws = list(combinations(tokens, min(draws, len(tokens))))
+    expected = mean(len(set(draw)) / len(draw) for draw in all_draws) if tokens else 0.0
+    assert distinct_of(texts, 1, draws) == pytest.approx(expected)
+
+
+def test_distinct_of_so_many_draws_does_not_fall_with_more_text_of_one_kind():
+    dice = random.Random(0)
+    few, many = ([" ".join(dice.choices("abcdefgh", k=10)) for _ in range(count)] for count in (40, 400))
+    assert distinct(many, 2) < distinct(few, 2) / 5
+    assert distinct_of(many, 2, 200) == pytest.approx(distinct_of(few, 2, 200), rel=0.05)
 
 
 def test_self_bleu_is_the_mean_of_each_text_against_the_others():

@@ -1,6 +1,8 @@
 """How varied a set of texts is: a policy that found one good answer repeats it, and these figures show it."""
 
+import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 from sacrebleu.metrics import BLEU
@@ -19,6 +21,31 @@ def distinct(texts: Sequence[str], n: int) -> float:
     """
     grams = [gram for text in texts for gram in ngrams(words(text), n)]
     return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct_of(texts: Sequence[str], n: int, draws: int = 1000) -> float:
+    """Distinct n-grams as a share of so many n-grams, drawn at random from all of the texts together.
+
+    The expectation of such a draw without replacement, exactly (rarefaction: Hurlbert 1971), so that sets of texts of
+    unequal length compare. With fewer n-grams than `draws` it is the share among all, as `distinct`.
+
+    >>> distinct_of(["a a a b"], 1, draws=2), distinct_of(["a b c"], 1, draws=2)
+    (0.75, 1.0)
+    """
+    from scipy.special import gammaln  # 20 MiB that training does not need
+
+    counts = Counter(gram for text in texts for gram in ngrams(words(text), n))
+    total = counts.total()
+    if not total:
+        return 0.0
+    drawn = min(draws, total)
+    found = 0.0
+    for count, kinds in Counter(counts.values()).items():
+        rest = total - count
+        # the chance that no draw is this n-gram: C(rest, drawn) / C(total, drawn)
+        ways = gammaln([rest + 1, total - drawn + 1]).sum() - gammaln([max(rest - drawn, 0) + 1, total + 1]).sum()
+        found += kinds * (1 - (math.exp(ways) if rest >= drawn else 0.0))
+    return found / drawn
 
 
 def self_bleu(texts: Sequence[str], samples: int = 100, seed: int = 0) -> float:
@@ -55,7 +82,7 @@ def duplicates(texts: Sequence[str]) -> float:
 class DiversityMetric(TextMetric):
     """Distinct 1-, 2- and 3-grams, self-BLEU and duplicates among the completions.
 
-    Keys: `distinct_1`, `distinct_2`, `distinct_3`, `self_bleu`, `duplicates`, all in [0, 1].
+    Keys: `distinct_1`, `distinct_2`, `distinct_3`, `distinct_2_of_1000`, `self_bleu`, `duplicates`, all in [0, 1].
 
     Args:
         samples: self-BLEU is computed on a random choice of at most this many completions.
@@ -71,6 +98,7 @@ class DiversityMetric(TextMetric):
         texts = list(predictions)
         return {
             **{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)},
+            "distinct_2_of_1000": distinct_of(texts, 2),
             "self_bleu": self_bleu(texts, self.samples, self.choice_seed),
             "duplicates": duplicates(texts),
         }

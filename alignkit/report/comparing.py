@@ -173,7 +173,7 @@ def _correlation(label: str, points: list[tuple[float, float]]) -> str:
     return f"{when}{kind} completions score higher (rank correlation {signed(rho)}).{warning}"
 
 
-_DIVERSITY = ("distinct_1", "distinct_2", "distinct_3", "self_bleu", "repetition")
+_DIVERSITY = ("distinct_1", "distinct_2", "distinct_3", "distinct_2_of_1000", "self_bleu", "repetition")
 
 
 def diversity(run: RunFiles) -> list[dict[str, Any]]:

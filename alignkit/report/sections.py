@@ -25,7 +25,8 @@ _CARDS = 6
 # Without an interval, a change by less than this share of the figure is not called better or worse.
 _TELLING = 0.1
 # Learning from text makes a model less random, and that is what it is for; only a reward can push it too far.
-_NEUTRAL = {"distinct_1", "distinct_2", "distinct_3", "self_bleu", "repetition", "looping", "duplicates"}
+_NEUTRAL = {"distinct_1", "distinct_2", "distinct_3", "distinct_2_of_1000"}
+_NEUTRAL |= {"self_bleu", "repetition", "looping", "duplicates"}
 _NEUTRAL |= {f"self_bleu_{n}" for n in (2, 3, 4, 5)}
 _NO_CURVE = {"step", "epoch", "time", "total_flos", "train_runtime", "train_loss", "num_input_tokens_seen"}
 _NO_CURVE |= {"train_samples_per_second", "train_steps_per_second", "train_tokens_per_second"}

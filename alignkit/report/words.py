@@ -71,6 +71,7 @@ _FIGURES = {
     "distinct_1": Figure("Distinct words", "distinct-1", better=1),
     "distinct_2": Figure("Distinct word pairs", "distinct-2", better=1),
     "distinct_3": Figure("Distinct word triples", "distinct-3", better=1),
+    "distinct_2_of_1000": Figure("Distinct of 1,000 word pairs", "distinct-2 at one size", better=1),
     "self_bleu": Figure("Self-BLEU", better=-1),
     "duplicates": Figure("Duplicates", better=-1, percent=True),
     "repetition": Figure("Repetition", "within a text", better=-1),
