@@ -163,8 +163,9 @@ def table(study: Study) -> str:
         "| | seeds | " + " | ".join(study.columns[key] for key in keys) + " |",
         "| --- | ---: |" + " ---: |" * len(keys),
     ]
-    if any(run.before for run in study.runs):
-        lines.append("| before | | " + " | ".join(column(study, study.runs, "before", key) for key in keys) + " |")
+    trained = [run for run in study.runs if run.before]  # what was only judged has no before
+    if trained:
+        lines.append("| before | | " + " | ".join(column(study, trained, "before", key) for key in keys) + " |")
     for method in study.methods():
         runs = [run for run in study.runs if run.method == method]
         cells = [column(study, runs, "after", key) for key in keys]
