@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.json_lines import read_json_lines
-from alignkit.text import is_conversational
+from alignkit.text import completion_text, prompt_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PEOPLE = "the data's reply"
@@ -23,18 +23,10 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
     """Prompts with completions."""
     if file.suffix == ".jsonl":
         return read_json_lines(file, drop_torn=False)
-    return json.loads(file.read_text(encoding="utf-8"))["rows"]
-
-
-def turns(prompt: Any) -> list[str]:
-    """The lines of a text, or the messages of a conversation.
-
-    >>> turns("hello\\nhow are you?\\n")
-    ['hello', 'how are you?']
-    """
-    if is_conversational(prompt):
-        return [f"{message['role']}: {message['content']}" for message in prompt]
-    return [line for line in prompt.splitlines() if line.strip()]
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if "rows" not in content:
+        raise SystemExit(f"{file} has no rows: expected a file of `alignkit evaluate --output`, or a .jsonl file")
+    return content["rows"]
 
 
 def side_by_side(systems: dict[str, list[dict[str, Any]]], first: int | None) -> list[dict[str, Any]]:
@@ -42,13 +34,19 @@ def side_by_side(systems: dict[str, list[dict[str, Any]]], first: int | None) ->
     (name, rows), *others = systems.items()
     for other, theirs in others:
         if [row["prompt"] for row in theirs[:first]] != [row["prompt"] for row in rows[:first]]:
-            raise SystemExit(f"{name} and {other} did not get the same prompts in the same order")
+            raise SystemExit(
+                f"{name} ({len(rows)} rows) and {other} ({len(theirs)} rows) did not get the same prompts in the same "
+                "order; where one has more of them, give --first"
+            )
     found = []
-    for place, row in enumerate(rows[:first]):
-        said = {system: theirs[place]["completion"].strip() for system, theirs in systems.items()}
-        if row.get("reference"):
-            said[PEOPLE] = row["reference"].strip()
-        found.append({"prompt": turns(row["prompt"]), "replies": said})
+    for answers in zip(*(theirs[:first] for theirs in systems.values()), strict=True):
+        texts = (completion_text(row["completion"]).strip() for row in answers)
+        said = dict(zip(systems, texts, strict=True))
+        known = [row["reference"] for row in answers if row.get("reference")]
+        if known:
+            said[PEOPLE] = completion_text(known[0]).strip()
+        turns = [line for line in prompt_text(answers[0]["prompt"]).splitlines() if line.strip()]
+        found.append({"prompt": turns, "replies": said})
     return found
 
 
@@ -70,10 +68,14 @@ def main() -> None:
     parser.add_argument("--first", type=int, help="so many prompts; all of the files unless given")
     parser.add_argument("--add", action="store_true", help="behind those that are published already")
     arguments = parser.parse_args()
+    if arguments.first is not None and arguments.first < 1:
+        parser.error(f"--first: expected 1 or more, got {arguments.first}")
     named = [entry.partition("=") for entry in arguments.systems]
     wrong = [name for name, equals, file in named if not (name and equals and Path(file).is_file())]
     if wrong:
         parser.error(f"expected NAME=FILE with a file that exists, got: {', '.join(wrong)}")
+    if len({name for name, _, _ in named}) < len(named):
+        parser.error(f"a name stands twice: {', '.join(name for name, _, _ in named)}")
     files = {name: Path(file) for name, _, file in named}
     print(publish(files, arguments.study, arguments.first, arguments.add, ROOT / "docs" / "results"))
 

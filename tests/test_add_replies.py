@@ -39,12 +39,38 @@ def test_the_first_are_taken_and_added_behind_what_is_there(files, tmp_path):
 
 def test_other_prompts_are_refused(files, tmp_path):
     files["Two"].write_text(json.dumps({"prompt": "bye\n", "completion": "well"}) + "\n")
-    with pytest.raises(SystemExit, match="One and Two did not get the same prompts"):
+    with pytest.raises(SystemExit, match=r"One \(2 rows\) and Two \(1 rows\) did not get the same prompts"):
         add_replies.publish(files, "study", None, False, tmp_path)
 
 
-def test_messages_keep_their_roles():
-    assert add_replies.turns([{"role": "user", "content": "hi"}]) == ["user: hi"]
+def test_conversations_keep_their_roles_and_the_datas_reply_may_come_from_any_file():
+    prompt = [{"role": "user", "content": "hi"}]
+    said = [{"role": "assistant", "content": "hello "}]
+    systems = {
+        "One": [{"prompt": prompt, "completion": said}],
+        "Two": [{"prompt": prompt, "completion": said, "reference": said}],
+    }
+    assert add_replies.side_by_side(systems, None) == [
+        {"prompt": ["user: hi"], "replies": {"One": "hello", "Two": "hello", "the data's reply": "hello"}}
+    ]
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"other\.json has no rows"):
+        add_replies.rows_of(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(["--first", "0", "One=one.json"], "expected 1 or more"), (["One=one.json", "One=one.json"], "stands twice")],
+)
+def test_what_would_lose_replies_is_refused(arguments, expected, files, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["add_replies.py", "--study", "study", *arguments])
+    with pytest.raises(SystemExit):
+        add_replies.main()
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argument", ["no-file", "One=no/such.json", "=one.json"])

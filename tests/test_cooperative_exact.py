@@ -262,11 +262,28 @@ def test_with_equal_scores_a_control_variate_leaves_nothing_to_learn(proposal, t
     torch.testing.assert_close(weights, torch.zeros(64).double(), rtol=0, atol=1e-15)
 
 
+def test_a_control_variate_beside_missing_scores_and_scores_of_zero(tmp_path):
+    """No opinion counts in neither; a score of 0 has no weight but was drawn; a prompt without weights has none."""
+    scores = [0.5, 0.25, None, 0.25, 0.5, 0.0, 0.5, 0.5, 0.0, 0.0, None, 0.0]
+    run = trainer(
+        *(tmp_path, tabular_lm()),
+        reward=lambda completions, **columns: scores,
+        decoder=Given(torch.tensor(SEQUENCES[:12]), P0),
+        rows=12,
+        num_generations=4,
+        control_variate=True,
+    )
+    found = run.shape(run.score(run.sample(examples(run, 12))))["weights"] * 3
+    first = [0.5 - 1 / 3, 0.25 - 1 / 3, 0.0, 0.25 - 1 / 3]
+    second = [1 / 3 - 0.25, -0.25, 1 / 3 - 0.25, 1 / 3 - 0.25]
+    torch.testing.assert_close(found, torch.tensor([*first, *second, 0.0, 0.0, 0.0, 0.0]).double(), rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
         ({"weighting": "reward"}, "has no importance weights"),
-        ({"num_iterations": 2}, "in the first optimiser step of a rollout"),
+        ({"num_iterations": 2}, "several optimiser steps a rollout, but what it subtracts"),
     ],
 )
 def test_a_control_variate_where_it_does_not_hold_is_refused(settings, expected, tmp_path):

@@ -110,7 +110,7 @@ def recipe_problems(block: str, folder: Path) -> list[str]:
     file = folder / "recipe.yaml"
     missing = {key: value for key, value in around.items() if key not in part}
     if "extends" in part:
-        (folder / part["extends"]).write_text(yaml.safe_dump(missing))
+        (folder / part["extends"]).write_text(yaml.safe_dump(AROUND))
         missing = {}
     file.write_text((yaml.safe_dump(missing) if missing else "") + block)
     try:

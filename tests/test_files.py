@@ -47,15 +47,24 @@ def test_no_file_names_a_path_of_one_machine():
     assert found == []
 
 
+MERGE = ("<" * 7 + " ", "=" * 7 + "\n", ">" * 7 + " ")
+
+
 def test_no_merge_was_left_half_done():
-    markers = ("<" * 7 + " ", "=" * 7 + "\n", ">" * 7 + " ")
     found = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in text_files()
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1)
-        if line.startswith(markers)
+        if line.startswith(MERGE)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("line", "left"), [(">" * 7 + " branch\n", True), ("=" * 7 + "\n", True), ("=" * 9 + "\n", False)]
+)
+def test_a_merge_that_was_left_would_be_found(line, left):
+    assert line.startswith(MERGE) == left
 
 
 @pytest.mark.parametrize("line", ["see /wo" + "rk/x", "open('/ro" + "ot/a')", "/ho" + "me/ann/models"])

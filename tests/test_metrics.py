@@ -56,7 +56,13 @@ def test_distinct_of_so_many_draws_is_the_mean_over_all_draws(texts, draws):
     assert distinct_of(texts, 1, draws) == pytest.approx(expected)
 
 
-def test_distinct_of_so_many_draws_does_not_fall_with_more_text_of_one_kind():
+def test_distinct_of_so_many_draws_keeps_its_digits_in_long_text():
+    words = [str(number) for number in range(200_000)]
+    assert distinct_of([" ".join(words)], 1) == pytest.approx(1.0, abs=1e-12)
+    assert distinct_of([" ".join(words + words)], 1) == pytest.approx(1 - 999 / 2 / 399_999, abs=1e-8)
+
+
+def test_distinct_of_so_many_draws_does_not_fall_with_more_text_from_the_same_source():
     dice = random.Random(0)
     few, many = ([" ".join(dice.choices("abcdefgh", k=10)) for _ in range(count)] for count in (40, 400))
     assert distinct(many, 2) < distinct(few, 2) / 5

@@ -15,11 +15,11 @@ from transformers.utils import logging
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.tiny import WORDS as VOCABULARY
 from alignkit.models.tiny import tiny_causal_lm, tiny_classifier, tiny_seq2seq, tiny_tokenizer
-from alignkit.recipe import load_recipe
+from alignkit.recipe import TRAINERS, load_recipe
 from alignkit.report.reading import read_run
 from alignkit.report.words import written
 from alignkit.run import run_recipe
-from alignkit.run.card import _hub_data, render_card, write_card
+from alignkit.run.card import METHODS, _hub_data, render_card, write_card
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 WORDS = {"text": ["the film was good .", "the plot was bad ."] * 8}
@@ -44,6 +44,12 @@ KINDS = {
     "adapted encoder-decoder": ("seq2seq", "t5", TURNS, {"adapter": {**ADAPTER, "target_modules": ["q", "v"]}}),
     "gru": ("seq2seq", {**SCRATCH, "architecture": "gru"}, TURNS, {}),
     "lstm": ("reinforce", {**SCRATCH, "architecture": "lstm"}, TURNS, {"rewards": {"repetition": {}}}),
+    "cooperative policy": (
+        "cooperative",
+        "gpt2",
+        TURNS,
+        {"rewards": {"length": {"target": 5}}, "training": {"reward_as": "exponential", "num_generations": 2}},
+    ),
     "classifier": ("classifier", {**SCRATCH, "layers": 1, "heads": 2}, {**WORDS, "label": [1, 0] * 8}, {}),
     "pair classifier": ("classifier", {**SCRATCH, "layers": 1, "heads": 2}, PAIRS, {}),
     "pooled classifier": ("classifier", "bert", {**WORDS, "label": [1, 0] * 8}, {"model": {"pooling": "mean"}}),
@@ -75,7 +81,7 @@ def runs(tmp_path_factory):
             file.parent.mkdir()
             Dataset.from_dict(data).to_parquet(file)
             training = {**SMALL, "output_dir": str(file.parent / "run"), **more.get("training", {})}
-            if trainer in ("ppo", "reinforce"):
+            if trainer in ("ppo", "reinforce", "cooperative"):
                 training |= {"max_completion_length": 4, "per_device_train_batch_size": 4}
             else:
                 training |= {"bf16": False}
@@ -115,6 +121,10 @@ def executed(code: str, alone: bool, capsys) -> str:
     finally:
         logging.set_verbosity(verbosity)
     return capsys.readouterr().err
+
+
+def test_every_trainer_has_a_word_for_its_method():
+    assert set(METHODS) == set(TRAINERS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

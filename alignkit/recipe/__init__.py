@@ -1,8 +1,8 @@
 """A recipe: one YAML file that says what to train, on what, for which rewards.
 
-Eight keys, no more: `trainer, model, data, rewards, training, evaluation, adapter, quantization`. `training` is the
-trainer's own config, verbatim. A misspelt key is an error that names the nearest known one, and all errors of a file
-come at once.
+Eight keys: `trainer, model, data, rewards, training, evaluation, adapter, quantization`, and `extends`, which names
+another recipe. `training` is the trainer's own config, verbatim. A misspelt key is an error that names the nearest
+known one, and all errors of a file come at once.
 """
 
 import copy
@@ -16,7 +16,7 @@ import yaml
 
 from alignkit.errors import RecipeError, RewardError
 from alignkit.recipe.checks import SECTIONS, check_rewards, check_sections, trusting
-from alignkit.recipe.extending import merged, read_extended
+from alignkit.recipe.extending import EXTENDS, merged, read_extended
 from alignkit.recipe.kinds import TRAINERS, TrainerKind
 from alignkit.recipe.reading import apply_overrides, dump_yaml, parse_yaml
 from alignkit.settings import describe
@@ -127,14 +127,21 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: 
     """
     content: dict[str, Any] = {}
     problems = []
-    for part in read_extended(path):
+    parts = read_extended(path)
+    source = str(path) + "".join(f", which extends {file}" for file, _ in reversed(parts[:-1]))
+    for file, part in parts:
         problems += _repeated(part)
-        content = merged(content, _long_form(part))
+        part = _long_form(part, with_nulls=True)
+        if file is not parts[-1][0] and isinstance(part.get("training"), dict):
+            part["training"].pop("output_dir", None)  # each recipe has a folder of its own
+        content = merged(content, part)
     problems += apply_overrides(content, overrides)
+    if content.pop(EXTENDS, None) is not None:
+        problems.append("extends: stands in a recipe's file, and cannot be an override")
     content = _long_form(content)
     problems += check_sections(content, allow_code)
     if not isinstance(content.get("trainer"), str) or content["trainer"] not in TRAINERS:
-        raise RecipeError(problems, str(path))
+        raise RecipeError(problems, source)
     known = {key: value for key, value in content.items() if key in SECTIONS and value is not None}
     recipe = Recipe(**{"model": {}, "data": {}, **known}, source=str(path))
     defaults = {"output_dir": str(default_output_dir(path)), "seed": 42, "report_to": "none"}
@@ -146,7 +153,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, allow_code: 
         except RecipeError as error:
             problems += error.problems
     if problems:
-        raise RecipeError(problems, str(path))
+        raise RecipeError(problems, source)
     return recipe
 
 
@@ -193,8 +200,9 @@ def default_output_dir(path: str | Path) -> Path:
     return Path("runs", *below)
 
 
-def _long_form(content: dict[str, Any]) -> dict[str, Any]:
-    """Shorthands written out: `model: gpt2`, its `reference: gpt2`, `data: imdb`, `rewards: [length]` and so on."""
+def _long_form(content: dict[str, Any], with_nulls: bool = False) -> dict[str, Any]:
+    """Shorthands written out: `model: gpt2`, its `reference: gpt2`, `data: imdb`, `rewards: [length]` and so on; with
+    `with_nulls` a name without anything behind it stays so, because in a recipe that extends another it removes."""
     content = copy.deepcopy(content)
     if isinstance(content.get("model"), str):
         content["model"] = {"name": content["model"]}
@@ -204,12 +212,13 @@ def _long_form(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content.get("data"), str):
         content["data"] = {"use": content["data"]}
     if "rewards" in content:
-        content["rewards"] = _named(content["rewards"])
+        content["rewards"] = _named(content["rewards"], with_nulls)
     evaluation = content.get("evaluation")
     if isinstance(evaluation, list):
         evaluation = {"metrics": evaluation}
     if isinstance(evaluation, dict):
-        content["evaluation"] = {**evaluation, "metrics": _named(evaluation.get("metrics", {}))}
+        metrics = evaluation.get("metrics", {})
+        content["evaluation"] = {**evaluation, "metrics": _named(metrics, with_nulls) if metrics or with_nulls else {}}
     return content
 
 
@@ -232,7 +241,7 @@ def _repeated(content: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _named(entries: Any) -> Any:
+def _named(entries: Any, with_nulls: bool = False) -> Any:
     """A list of names (or of one-key mappings) as a mapping; `name:` with nothing behind it has no parameters."""
     if isinstance(entries, list):
         merged: dict[Any, Any] = {}
@@ -240,5 +249,5 @@ def _named(entries: Any) -> Any:
             merged.update(entry if isinstance(entry, dict) else {entry: {}})
         entries = merged
     if isinstance(entries, dict):
-        return {name: {} if spec is None else spec for name, spec in entries.items()}
+        return {name: {} if spec is None and not with_nulls else spec for name, spec in entries.items()}
     return entries

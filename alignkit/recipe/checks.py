@@ -10,6 +10,7 @@ import typing
 from typing import Any
 
 from alignkit.errors import AlignkitError
+from alignkit.recipe.extending import EXTENDS
 from alignkit.recipe.kinds import TRAINERS, TrainerKind
 from alignkit.settings import argument_problems, describe, did_you_mean, misfit, setting_problems
 
@@ -55,7 +56,9 @@ METRIC_REWARD_KEYS = ("reward", "positive_above")
 
 def check_sections(content: dict[str, Any], allow_code: bool) -> list[str]:
     """The mistakes of a whole recipe, whose sections have been brought into their long form."""
-    problems = [f"unknown key {key!r}{did_you_mean(key, SECTIONS)}" for key in content if key not in SECTIONS]
+    problems = [
+        f"unknown key {key!r}{did_you_mean(key, (*SECTIONS, EXTENDS))}" for key in content if key not in SECTIONS
+    ]
     for key in ("trainer", "model", "data"):
         if content.get(key) in (None, {}):
             problems.append(f"the key {key!r} is missing")

@@ -50,6 +50,15 @@ METHODS: dict[str, tuple[str, list[tuple[str, str]]]] = {
             )
         ],
     ),
+    "cooperative": (
+        "cooperative training: likelihood of the policy's own texts, weighted by a reward",
+        [
+            (
+                "Lamprier et al. 2022, Generative cooperative networks for natural language generation",
+                _ARXIV + "2201.12320",
+            )
+        ],
+    ),
     "grpo": ("GRPO, by TRL's trainer", [("Shao et al. 2024, DeepSeekMath", _ARXIV + "2402.03300")]),
     "rloo": (
         "REINFORCE with a leave-one-out baseline, by TRL's trainer",

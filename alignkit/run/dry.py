@@ -110,6 +110,9 @@ class DryRun:
         if not Path(folder).is_dir() and is_offline_mode():
             self.skipped(f"{where}: {name!r} is not on this machine, and HF_HUB_OFFLINE is set")
             return False
+        if where.endswith(".tokenizer"):
+            self.passed(f"{where}: {name}, tokenizer of {len(load_tokenizer(folder))}")
+            return True
         if (Path(folder) / "adapter_config.json").is_file():
             self.passed(f"{where}: {name} is an adapter")
             return True
@@ -185,7 +188,8 @@ def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
     here = check.models()
     if found is not None and recipe.kind.family == "on_policy":
         pairs = zip(recipe.rewards, found.rewards, strict=True)
-        ready = [reward for name, reward in pairs if here.get(f"rewards.{name}", True)]
+        needs = ("", ".tokenizer")
+        ready = [reward for name, reward in pairs if all(here.get(f"rewards.{name}{one}", True) for one in needs)]
         try_rewards(found, ready)
         if ready:
             self_named = ", ".join(unique_names(ready))

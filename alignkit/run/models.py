@@ -22,7 +22,8 @@ def named_models(recipe: Recipe) -> dict[str, str]:
     """Every model that the recipe names: the key where it stands -> name."""
     named = {"model": recipe.model.get("name"), "model.reference": recipe.model.get("reference", {}).get("name")}
     named["data.labeller"] = recipe.data.get("labeller", {}).get("model")
-    named |= {f"rewards.{name}": spec.get("model") for name, spec in recipe.rewards.items()}
+    for name, spec in recipe.rewards.items():
+        named |= {f"rewards.{name}": spec.get("model"), f"rewards.{name}.tokenizer": spec.get("tokenizer")}
     metrics = recipe.evaluation.get("metrics", {})
     for name, spec in metrics.items():
         judge = spec.get("reward")

@@ -150,22 +150,21 @@ class CooperativeTrainer(OnPolicyTrainer):
         shares = self._shares(everyone)
         if self.args.control_variate:
             unscored = torch.where(log_scores.isnan(), torch.nan, 0.0)
-            shares = shares - self._own_shares(gather(log_weights(log_probs, unscored, log_density)), shares)
+            own, _ = self._normalised(gather(log_weights(log_probs, unscored, log_density)))
+            weighted = shares.view(-1, size).any(1, keepdim=True).expand(-1, size).reshape(-1)
+            shares = shares - own * weighted  # a prompt without weights stays without
         return self._mine(shares)
 
-    def _own_shares(self, everyone: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        """(B,) the shares of completions as the policy's own, without a score; 0 for prompts that have no weights."""
-        size = self.num_generations
-        held, _ = clip_log_weights(everyone / self.args.weight_temperature, size, self.args.weight_clip)
-        weighted = shares.view(-1, size).any(1, keepdim=True).expand(-1, size).reshape(-1)
-        return self_normalised(held, size) * weighted
+    def _normalised(self, everyone: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B,) log-weights tempered, clipped and normalised over each prompt's completions; (B,) which were clipped."""
+        tempered = everyone / self.args.weight_temperature
+        held, clipped = clip_log_weights(tempered, self.num_generations, self.args.weight_clip)
+        return self_normalised(held, self.num_generations), clipped
 
     def _shares(self, everyone: torch.Tensor) -> torch.Tensor:
-        """Tempered, clipped and normalised over each prompt's completions; logs how much the weights say."""
+        """The normalised weights (B,); logs how much they say."""
         size = self.num_generations
-        tempered = everyone / self.args.weight_temperature
-        held, clipped = clip_log_weights(tempered, size, self.args.weight_clip)
-        shares = self_normalised(held, size)
+        shares, clipped = self._normalised(everyone)
         log = self._metrics["train"]
         effective = effective_sample_size(shares, size)
         if bool((effective > 0).any()):

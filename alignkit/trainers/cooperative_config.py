@@ -50,10 +50,10 @@ class CooperativeConfig(OnPolicyConfig):
         reward_as: what a score is to the target: `probability` (q = p * D, scores from 0 to 1) or `exponential`
             (q = p * exp(score / reward_temperature), any score).
         reward_temperature: beta of `exponential`, in units of the reward.
-        control_variate: subtract from the weights of `importance` those that the policy itself would have (p / q^,
-            normalised alike). At the step's beginning their gradient is zero in expectation, and in what remains the
-            noise of sampling is gone that does not depend on the score: with equal scores nothing moves. It holds for
-            one optimiser step a rollout.
+        control_variate: subtract from the weights of `importance` those that the completions would have without a
+            score (p / q^, normalised alike). This removes the part of the sampling noise that does not depend on the
+            score: with equal scores nothing moves. For one optimiser step a rollout; what it costs elsewhere stands in
+            the documentation of cooperative training.
         baseline: of `weighting="reward"`: `batch_mean`, `leave_one_out` or `none`.
         discriminator_samples: completions of each prompt that the policy writes for the learned rewards to learn from;
             0 takes those of the proposal, which must be the policy then.
@@ -159,9 +159,10 @@ class CooperativeConfig(OnPolicyConfig):
             )
         elif self.control_variate and several:
             problems.append(
-                f"control_variate=True with num_iterations={self.num_iterations} and "
-                f"steps_per_generation={self.steps_per_generation}: it costs no bias only where the policy is "
-                "that which sampled, in the first optimiser step of a rollout; make it one step, or leave it out"
+                f"control_variate=True with num_iterations={self.num_iterations}, steps_per_generation="
+                f"{self.steps_per_generation} and gradient_accumulation_steps={self.gradient_accumulation_steps}: "
+                "several optimiser steps a rollout, but what it subtracts is zero in expectation only while the policy "
+                "is still the one that sampled; make it one step, or leave it out"
             )
         if self.num_generations and self.discriminator_samples > self.num_generations:
             problems.append(

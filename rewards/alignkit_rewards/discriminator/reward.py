@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from alignkit_rewards.discriminator.learning import Learner
 
 logger = logging.getLogger(__name__)
-_BLANK_ADVICE = "Write the references as the policy writes: all with a blank in front, or all without"
+_BLANK_ADVICE = (
+    "Write the references as the policy writes: with a blank in front if its completions begin with one, else without"
+)
 # How texts are read; saved with the network, and these where neither the user nor a saved one says anything.
 _READING: dict[str, Any] = {"kind": "causal", "of": "both", "max_length": 512, "max_completion_tokens": None}
 

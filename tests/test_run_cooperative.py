@@ -1,0 +1,70 @@
+"""A recipe of a GAN's kind from beginning to end: a discriminator that learns along, and what is left."""
+
+import json
+
+import pytest
+
+from alignkit import load_reward
+from alignkit.recipe import load_recipe
+from alignkit.run import run_recipe
+from alignkit.run.evaluate import evaluate_run
+
+GENERATOR = """
+trainer: sft
+model: {scratch: {architecture: lstm, hidden_size: 16, layers: 1, context: 16, tokenizer: words}}
+data: {use: files, path: texts}
+training: {max_steps: 4, per_device_train_batch_size: 8, learning_rate: 0.01, save_strategy: no, use_cpu: true}
+evaluation: {prompts: 4, max_new_tokens: 6}
+"""
+DISCRIMINATOR = """
+trainer: cooperative
+model: runs/generator/model
+data: {use: files, path: texts}
+rewards:
+  discriminator:
+    {kind: cnn, scratch: {context: 16}, tokenizer: runs/generator/model, of: completion, updates: 2, update_size: 8}
+training:
+  {max_steps: 2, per_device_train_batch_size: 8, num_generations: 1, weighting: reward, learning_rate: 0.0,
+   max_completion_length: 6, save_strategy: no, use_cpu: true}
+evaluation: {prompts: 8, references: true, metrics: [diversity]}
+"""
+GCN = """
+extends: discriminator.yaml
+rewards:
+  discriminator: {model: runs/discriminator/rewards/discriminator, kind: null, scratch: null, tokenizer: null}
+training: {num_generations: 4, num_iterations: 2, weighting: importance, learning_rate: 1.0e-3}
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for split in ("train", "validation"):
+        rows = [{"prompt": "<|endoftext|>", "reference": f"the {word} is here ."} for word in ("cat", "dog") * 16]
+        (tmp_path / "texts" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, text in (("generator", GENERATOR), ("discriminator", DISCRIMINATOR), ("gcn", GCN)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        run_recipe(load_recipe(f"{name}.yaml"))
+    return tmp_path / "runs"
+
+
+def test_each_run_goes_on_from_what_the_last_one_left(study):
+    before, after = (
+        {
+            key: weight.clone()
+            for key, weight in load_reward("discriminator", model=str(folder)).network()[0].state_dict().items()
+        }
+        for folder in (study / "discriminator/rewards/discriminator", study / "gcn/rewards/discriminator")
+    )
+    assert set(before) == set(after) and any(not before[key].equal(after[key]) for key in before)
+    generator, judged, gcn = (
+        (study / name / "model/model.safetensors").read_bytes() for name in ("generator", "discriminator", "gcn")
+    )
+    assert generator == judged != gcn, "at learning rate 0 only the discriminator learns"
+    results = json.loads((study / "gcn" / "results.json").read_text())
+    assert results["after"]["reference_perplexity"] != results["before"]["reference_perplexity"]
+    card = (study / "gcn" / "model" / "README.md").read_text()
+    assert "cooperative training" in card and "Lamprier" in card
+    figures = evaluate_run(study / "gcn")
+    assert figures["distinct_2"] == pytest.approx(results["after"]["distinct_2"])
