@@ -1,25 +1,16 @@
 """A recipe extends another one: what it says wins, and everything else is the other's."""
 
 import pytest
+from test_recipe import GOOD, problems_of
 
 from alignkit.errors import RecipeError
 from alignkit.recipe import load_recipe
 from alignkit.recipe.extending import merged
 
-BASE = """
-trainer: ppo
-model: some/model
-data: {use: quickstart}
-rewards:
-  length: {weight: 0.5, target: 20}
-training: {learning_rate: 1e-5, max_steps: 2, save_strategy: no}
-evaluation: [reward, diversity]
-"""
-
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "base.yaml").write_text(GOOD)
     return tmp_path
 
 
@@ -27,12 +18,6 @@ def written(folder, text, name="own.yaml"):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(text)
     return folder / name
-
-
-def problems_of(path, overrides=()):
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(path, overrides)
-    return caught.value.problems
 
 
 def test_what_it_says_wins_and_the_rest_is_the_others(folder):

@@ -244,10 +244,10 @@ def _repeated(content: dict[str, Any]) -> list[str]:
 def _named(entries: Any, with_nulls: bool = False) -> Any:
     """A list of names (or of one-key mappings) as a mapping; `name:` with nothing behind it has no parameters."""
     if isinstance(entries, list):
-        merged: dict[Any, Any] = {}
+        found: dict[Any, Any] = {}
         for entry in entries:
-            merged.update(entry if isinstance(entry, dict) else {entry: {}})
-        entries = merged
+            found.update(entry if isinstance(entry, dict) else {entry: {}})
+        entries = found
     if isinstance(entries, dict):
         return {name: {} if spec is None and not with_nulls else spec for name, spec in entries.items()}
     return entries

@@ -51,7 +51,7 @@ METHODS: dict[str, tuple[str, list[tuple[str, str]]]] = {
         ],
     ),
     "cooperative": (
-        "cooperative training: likelihood of the policy's own texts, weighted by a reward",
+        "cooperative training: the policy learns its own texts, weighted by a reward",
         [
             (
                 "Lamprier et al. 2022, Generative cooperative networks for natural language generation",
