@@ -49,7 +49,7 @@ def generate_rows(
         reward_weights: their weights in the row's `reward`; 1 each when None.
         ref_model: the reference for the KL.
         with_kl: whether to score under the reference at all.
-        decoder: what samples; plain sampling when None.
+        decoder: what completes; plain sampling when None. It gets the prompts and the other columns of the data.
         batch_size: prompts completed at a time.
         seed: of the sampling.
         autocast: context manager to run the models in.
@@ -80,17 +80,17 @@ def generate_rows(
             ids, mask = pad_left(
                 [encoded[i] for i in order[start : start + batch_size]], generation_config.pad_token_id, device
             )
+            prompts = [example["prompt"] for example in chosen]
+            columns = {key: [e[key] for e in chosen] for key in chosen[0] if key != "prompt"}
             with autocast():
-                made = decoder(model, ids, mask, generation_config)
+                made = decoder(model, ids, mask, generation_config, prompts=prompts, columns=columns)
                 kl = _kl_per_response(model, ref_model, made, generation_config) if with_kl else [None] * len(chosen)
                 likely = (
                     _of_references(model, processing_class, chosen, reference_column, ids, mask, generation_config)
                     if (score_references)
                     else [{}] * len(chosen)
                 )
-            prompts = [example["prompt"] for example in chosen]
             completions = decode_completions(processing_class, made.ids(), is_conversational(prompts[0]))
-            columns = {key: [e[key] for e in chosen] for key in chosen[0] if key != "prompt"}
             scored = {
                 name: call_reward(func, prompts, completions, columns=columns, completion_ids=made.ids(), name=name)
                 for name, func in zip(names, reward_funcs, strict=True)

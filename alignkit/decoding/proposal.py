@@ -1,4 +1,5 @@
-"""A search as a proposal: completions for training, with their log-density under the search and under the policy."""
+"""What `generate` calls as its `custom_generate`, in the place of a `Decoder`: a search that completes prompts for
+evaluation, or proposes completions for training, then with their log-density under the search and the policy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,35 +13,54 @@ from alignkit.models.scoring import padded_right
 from alignkit.text import Text
 
 
-class SearchProposal:
-    """A `Decoder` that takes its completions from a search which samples.
-
-        proposal = SearchProposal(MCTS(reward, tokenizer, visit_temperature=1.0, policy_share=0.1))
-        completions = proposal(model, prompt_ids, prompt_mask, generation_config, prompts=texts)
-
-    `log_probs` are the policy's as such (temperature 1, no truncation), whatever the search does; `log_density` is
-    that of the whole completion under the search.
+def found_by(
+    search: Any,
+    model: PreTrainedModel,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    generation_config: GenerationConfig,
+    prompts: list[Text] | None = None,
+    columns: Mapping[str, list[Any]] | None = None,
+) -> Any:
+    """The whole output of a `custom_generate` callable that takes `prompts` and `columns`.
 
     Args:
-        search: an `MCTS` or a `DAS` whose settings let it sample.
+        search: `BestOfN`, `MCTS`, `DAS`, or one like them.
+        model: the policy, in the mode in which it is.
+        prompt_ids, prompt_mask: (B, P) the prompts' tokens, padded on the left.
+        generation_config: how long, and what the policy's own truncation is.
+        prompts: B prompts as the reward reads them; by default the text of the tokens.
+        columns: further columns for the reward, B values each.
+    """
+    # an encoder may count places
+    padded = padded_right(prompt_ids, prompt_mask) if model.config.is_encoder_decoder else (prompt_ids, prompt_mask)
+    config = GenerationConfig.from_dict({**generation_config.to_dict(), "return_dict_in_generate": True})
+    with mask_is_not_forgotten(model):
+        return model.generate(
+            input_ids=padded[0],
+            attention_mask=padded[1],
+            generation_config=config,
+            custom_generate=search,
+            prompts=prompts,
+            columns=columns,
+        )
 
-    Raises:
-        ConfigError: the search always takes the best token: its completions have no density.
+
+class SearchDecoder:
+    """A `Decoder` that takes its completions from what chooses by a reward.
+
+        decoder = SearchDecoder(MCTS(reward, tokenizer))
+        rows = generate_rows(model, tokenizer, examples, generation_config=config, decoder=decoder)
+
+    Its completions come without `log_probs`: whoever needs them scores the text under the policy.
+
+    Args:
+        search: `BestOfN`, `MCTS`, `DAS`, or another `custom_generate` callable that takes `prompts` and `columns`, and
+            whose output has `sequences`.
     """
 
     def __init__(self, search: Any):
-        if not search.samples:
-            raise ConfigError(
-                f"as a proposal, {type(search).__name__} must sample: its best completion alone has no density. Give "
-                "it visit_temperature above 0 (MCTS) or sample=True (DAS), and a policy_share above 0, so that nothing "
-                "that the policy can write is left out"
-            )
         self.search = search
-
-    @property
-    def has_full_support(self) -> bool:
-        """Whether every completion that the policy can write can be drawn."""
-        return self.search.policy_share > 0
 
     @torch.no_grad()
     def __call__(
@@ -67,35 +87,85 @@ class SearchProposal:
         Raises:
             ConfigError: a forward gathers weights from other processes: searches do not ask equally often.
         """
+        return self._completed(model, prompt_ids, prompt_mask, generation_config, prompts, columns, synced_gpus)[0]
+
+    def _completed(
+        self,
+        model: PreTrainedModel,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        generation_config: GenerationConfig,
+        prompts: list[Text] | None,
+        columns: Mapping[str, list[Any]] | None,
+        synced_gpus: bool | None,
+    ) -> tuple[Completions, Any]:
+        """Completions, and what the search gave besides."""
         if weights_are_shared(model) if synced_gpus is None else synced_gpus:
             raise ConfigError(
                 f"{type(self.search).__name__} asks the policy as often as its tree needs, and with FSDP or ZeRO-3 "
-                "every process must ask equally often; use DDP, or the proposal `policy`"
+                "every process must ask equally often; use DDP, or plain samples (in training the proposal `policy`)"
             )
         was_training = model.training
         model.eval()
-        encoded = model.config.is_encoder_decoder
-        ids, mask = padded_right(prompt_ids, prompt_mask) if encoded else (prompt_ids, prompt_mask)
-        config = GenerationConfig.from_dict({**generation_config.to_dict(), "return_dict_in_generate": True})
         try:
-            with mask_is_not_forgotten(model):
-                out = model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    generation_config=config,
-                    custom_generate=self.search,
-                    prompts=prompts,
-                    columns=columns,
-                )
+            out = found_by(self.search, model, prompt_ids, prompt_mask, generation_config, prompts, columns)
         finally:
             model.train(was_training)
-        lengths = torch.tensor([len(row) for row in out.completion_ids], device=ids.device)
-        width = int(lengths.max())
-        return Completions(
-            prompt_ids=prompt_ids,
-            prompt_mask=prompt_mask,
-            completion_ids=out.sequences[:, -width:],
-            completion_mask=(torch.arange(width, device=ids.device) < lengths[:, None]).long(),
-            log_probs=out.log_probs,
-            log_density=out.log_density,
-        )
+        begun = 1 if model.config.is_encoder_decoder else prompt_ids.shape[1]
+        ids = out.sequences[:, begun:]
+        return Completions(prompt_ids, prompt_mask, ids, _up_to_the_end(ids, generation_config.eos_token_id)), out
+
+
+class SearchProposal(SearchDecoder):
+    """A `Decoder` that takes its completions from a search which samples.
+
+        proposal = SearchProposal(MCTS(reward, tokenizer, visit_temperature=1.0, policy_share=0.1))
+        completions = proposal(model, prompt_ids, prompt_mask, generation_config, prompts=texts)
+
+    `log_probs` are the policy's as such (temperature 1, no truncation), whatever the search does; `log_density` is
+    that of the whole completion under the search.
+
+    Args:
+        search: an `MCTS` or a `DAS` whose settings let it sample.
+
+    Raises:
+        ConfigError: the search always takes the best token: its completions have no density.
+    """
+
+    def __init__(self, search: Any):
+        if not search.samples:
+            raise ConfigError(
+                f"as a proposal, {type(search).__name__} must sample: its best completion alone has no density. Give "
+                "it visit_temperature above 0 (MCTS) or sample=True (DAS), and a policy_share above 0, so that nothing "
+                "that the policy can write is left out"
+            )
+        super().__init__(search)
+
+    @property
+    def has_full_support(self) -> bool:
+        """Whether every completion that the policy can write can be drawn."""
+        return self.search.policy_share > 0
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        generation_config: GenerationConfig,
+        *,
+        prompts: list[Text] | None = None,
+        columns: Mapping[str, list[Any]] | None = None,
+        synced_gpus: bool | None = None,
+    ) -> Completions:
+        """Complete `prompt_ids` (B, P); arguments and errors are those of `SearchDecoder`."""
+        made, out = self._completed(model, prompt_ids, prompt_mask, generation_config, prompts, columns, synced_gpus)
+        made.log_probs, made.log_density = out.log_probs, out.log_density
+        return made
+
+
+def _up_to_the_end(ids: torch.Tensor, ends: int | list[int] | None) -> torch.Tensor:
+    """(B, T) 1 up to and including a row's first end-of-sequence token."""
+    known = torch.as_tensor([] if ends is None else ends, device=ids.device, dtype=ids.dtype).flatten()
+    ended = torch.isin(ids, known).long()
+    return (ended.cumsum(1) - ended == 0).long()

@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 
 from alignkit.errors import RecipeError, RewardError
-from alignkit.recipe.checks import SECTIONS, check_rewards, check_sections, trusting
+from alignkit.recipe.checks import SECTIONS, check_sections, trusting
 from alignkit.recipe.extending import EXTENDS, merged, read_extended
 from alignkit.recipe.kinds import TRAINERS, TrainerKind
 from alignkit.recipe.reading import apply_overrides, dump_yaml, parse_yaml
+from alignkit.recipe.reward_checks import check_rewards
 from alignkit.settings import describe
 
 __all__ = ["TRAINERS", "Recipe", "RecipeError", "TrainerKind", "load_recipe", "read_rewards"]

@@ -8,6 +8,7 @@ from alignkit.recipe.reading import read_recipe
 from alignkit.settings import describe
 
 EXTENDS = "extends"
+DECODER = ("evaluation", "decoder")
 
 
 def read_extended(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -48,7 +49,7 @@ def read_extended(path: str | Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def merged(base: dict[str, Any], own: dict[str, Any], place: tuple[str, ...] = ()) -> dict[str, Any]:
     """`base` with the differences that `own` states: mappings key by key, anything else as a whole; None removes what
-    `base` says. A model, data, reward or metric that is another one takes none of the settings over.
+    `base` says. A model, data, reward, metric or decoder that is another one takes none of the settings over.
 
     >>> merged({"data": {"use": "imdb", "seed": 1}, "training": {"seed": 1}}, {"data": {"use": "sst2"}, "training": {}})
     {'data': {'use': 'sst2'}, 'training': {'seed': 1}}
@@ -76,4 +77,6 @@ def _is_another(below: dict[str, Any], value: dict[str, Any], place: tuple[str, 
     if place[:-1] in (("rewards",), ("evaluation", "metrics")):
         use = below.get("use", place[-1])
         return value.get("use", use) != use or value.get("reward", below.get("reward")) != below.get("reward")
+    if place in (DECODER, (*DECODER, "reward")):
+        return value.get("use") not in (None, below.get("use"))
     return False

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
-from alignkit.decoding.sampling import mask_is_not_forgotten
+from alignkit.decoding.prompts import encode_prompts, pad_left
+from alignkit.decoding.proposal import found_by
 from alignkit.held_out import Row
 from alignkit.reward import call_reward, in_evaluation, scalar_score, unique_names
 from alignkit.text import Text
@@ -40,18 +40,10 @@ def generated(
     decoder: Any,
 ) -> Any:
     """The whole output of a `custom_generate` callable that takes `prompts` and `columns`."""
-    config = GenerationConfig.from_dict({**generation_config.to_dict(), "return_dict_in_generate": True})
-    pad = pad_right if model.config.is_encoder_decoder else pad_left  # an encoder may count places
-    ids, mask = pad(encode_prompts(processing_class, prompts), config.pad_token_id, next(model.parameters()).device)
-    with mask_is_not_forgotten(model):
-        return model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=config,
-            custom_generate=decoder,
-            prompts=prompts,
-            columns=columns,
-        )
+    ids, mask = pad_left(
+        encode_prompts(processing_class, prompts), generation_config.pad_token_id, next(model.parameters()).device
+    )
+    return found_by(decoder, model, ids, mask, generation_config, prompts, columns)
 
 
 def rows_beside(

@@ -16,7 +16,7 @@ from alignkit.models.adapters import holds_adapter
 from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
 from alignkit.progress import ProgressCallback, attach
 from alignkit.recipe import Recipe, load_recipe
-from alignkit.recipe.checks import OWN_COMPLETION_KEYS
+from alignkit.recipe.evaluation_checks import OWN_COMPLETION_KEYS
 from alignkit.run import SamplingJob, build_job
 from alignkit.run.ending import figure
 from alignkit.run.environment import check_processes, command_line, describe_environment, quiet_hosts

@@ -3,15 +3,19 @@
 import copy
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import DatasetDict
 
 from alignkit.data import load_data
+from alignkit.decoding.choosing import CHOOSERS
+from alignkit.decoding.proposal import SearchDecoder
+from alignkit.decoding.sampling import Decoder
 from alignkit.recipe import Recipe, read_rewards
-from alignkit.recipe.checks import METRIC_REWARD_KEYS, REWARD_KEYS
+from alignkit.recipe.evaluation_checks import DECODER_KEYS, METRIC_REWARD_KEYS
+from alignkit.recipe.reward_checks import REWARD_KEYS
 from alignkit.registry import load_reward
 from alignkit.reward import (
     call_reward,
@@ -35,12 +39,18 @@ class Ingredients:
         rewards: in the order of the recipe, their log names as the recipe names them.
         metrics: name -> `evaluate.Metric`.
         ptx: the second data set, or None.
+        choose: from a tokenizer to what chooses completions in evaluation; None where they are plain samples.
     """
 
     data: DatasetDict
     rewards: list[Any] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     ptx: DatasetDict | None = None
+    choose: Callable[[Any], Any] | None = None
+
+    def decoder(self, processing_class: Any) -> Decoder | None:
+        """What completes held-out prompts by a model with this tokenizer; None for plain sampling."""
+        return None if self.choose is None else SearchDecoder(self.choose(processing_class))
 
 
 def gather(recipe: Recipe, allow_code: bool = True) -> Ingredients:
@@ -56,8 +66,19 @@ def gather(recipe: Recipe, allow_code: bool = True) -> Ingredients:
     for part in data.values():
         check_columns(rewards, part.column_names)
     check_columns(judges, data["validation"].column_names)
+    choose = build_chooser(recipe.evaluation.get("decoder"), allow_code)
+    if choose is not None:
+        check_columns([choose.args[0]], data["validation"].column_names)
     ptx = recipe.data.get("ptx")
-    return Ingredients(data, rewards, metrics, load_data(**ptx) if ptx else None)
+    return Ingredients(data, rewards, metrics, load_data(**ptx) if ptx else None, choose)
+
+
+def build_chooser(spec: dict[str, Any] | None, allow_code: bool = True) -> "functools.partial[Any] | None":
+    """What `evaluation.decoder` says, its reward built: it waits for the tokenizer."""
+    if spec is None:
+        return None
+    settings = {key: value for key, value in spec.items() if key not in DECODER_KEYS}
+    return functools.partial(CHOOSERS[spec["use"]], judging_reward(spec["reward"], allow_code), **settings)
 
 
 def try_rewards(found: Ingredients, rewards: list[Any] | None = None) -> None:
@@ -121,9 +142,7 @@ def build_metrics(recipe: Recipe, allow_code: bool = True) -> dict[str, Any]:
         use = spec.get("use", name)
         settings = {key: value for key, value in spec.items() if key not in ("use", *METRIC_REWARD_KEYS)}
         if judges_by_reward(use):
-            reward = {"use": spec["reward"]} if isinstance(spec["reward"], str) else spec["reward"]
-            judge = {key: value for key, value in reward.items() if key != "use"}
-            judging = load_reward(reward["use"], allow_code=allow_code, **judge)
+            judging = judging_reward(spec["reward"], allow_code)
             own = {key: value for key, value in spec.items() if key not in ("use", "reward")}
             metrics[name] = load_metric(use, **{"name": name, **own, "reward": judging})
         elif "reward" in spec:
@@ -136,3 +155,9 @@ def build_metrics(recipe: Recipe, allow_code: bool = True) -> dict[str, Any]:
                 settings = {"model": start, **settings}
             metrics[name] = load_metric(use, **settings)
     return metrics
+
+
+def judging_reward(spec: str | dict[str, Any], allow_code: bool = True) -> Any:
+    """The reward that a metric or a decoder asks: its name, or `use` and its settings."""
+    settings = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "use"}
+    return load_reward(spec if isinstance(spec, str) else spec["use"], allow_code=allow_code, **settings)

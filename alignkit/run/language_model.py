@@ -12,7 +12,7 @@ from alignkit.evaluation import evaluate_rows
 from alignkit.held_out import generate_rows
 from alignkit.models.adapters import TrainablePrecision, check_adapter
 from alignkit.recipe import Recipe
-from alignkit.recipe.checks import COMPLETION_DEFAULTS
+from alignkit.recipe.evaluation_checks import COMPLETION_DEFAULTS
 from alignkit.run.ingredients import Ingredients
 from alignkit.run.models import adapter_config, load_generator
 from alignkit.trainers.evaluation import summarise
@@ -61,13 +61,13 @@ class LanguageModelJob:
         if "eval_mean_token_accuracy" in seen:
             figures["token_accuracy"] = seen["eval_mean_token_accuracy"]
         found, rows = judged_completions(
-            self.trainer, self.tokenizer, self.prompts[: self.settings["prompts"]], self.settings, self.found.metrics
+            self.trainer, self.tokenizer, self.prompts[: self.settings["prompts"]], self.settings, self.found
         )
         return {**figures, **found}, rows
 
 
 def judged_completions(
-    trainer: Any, tokenizer: Any, prompts: list[dict[str, Any]], settings: dict[str, Any], metrics: dict[str, Any]
+    trainer: Any, tokenizer: Any, prompts: list[dict[str, Any]], settings: dict[str, Any], found: Ingredients
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """What a trainer's model makes of held-out prompts: mean length, perplexity of references if asked for, metrics;
     and the rows.
@@ -77,7 +77,7 @@ def judged_completions(
         tokenizer: of its model.
         prompts: rows with `prompt`, maybe `reference`, and other columns.
         settings: a recipe's `evaluation` over `COMPLETION_DEFAULTS`.
-        metrics: name -> `evaluate.Metric`.
+        found: its metrics and decoder.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     was_training = model.training
@@ -90,6 +90,7 @@ def judged_completions(
             model, tokenizer, max_new_tokens=settings["max_new_tokens"], temperature=settings.get("temperature", 1.0)
         ),
         with_kl=False,
+        decoder=found.decoder(tokenizer),
         batch_size=settings.get("batch_size", 32),
         seed=settings.get("seed", 1234),
         autocast=trainer.accelerator.autocast,
@@ -97,7 +98,7 @@ def judged_completions(
     )
     model.train(was_training)
     figures = summarise(rows, [])
-    return {**figures, **evaluate_rows(rows, metrics)}, rows
+    return {**figures, **evaluate_rows(rows, found.metrics)}, rows
 
 
 def learnable(data: DatasetDict) -> DatasetDict:

@@ -30,6 +30,8 @@ def named_models(recipe: Recipe) -> dict[str, str]:
         named[f"evaluation.{name}"] = spec.get("model")
         named[f"evaluation.{name}.user"] = spec.get("user")
         named[f"evaluation.{name}.reward"] = judge.get("model") if isinstance(judge, dict) else None
+    asked = recipe.evaluation.get("decoder", {}).get("reward")
+    named["evaluation.decoder.reward"] = asked.get("model") if isinstance(asked, dict) else None
     return {where: name for where, name in named.items() if isinstance(name, str)}
 
 

@@ -38,6 +38,7 @@ class OnPolicyJob:
         self.found = found
         build = _own_trainer if recipe.kind.own else _trl_trainer
         self.trainer = build(recipe, args, found, callbacks)
+        self.trainer.eval_decoder = found.decoder(self.trainer.processing_class)
         _check_context(self.trainer, found)
 
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -137,8 +138,13 @@ def _trl_trainer(recipe: Recipe, args: Any, found: Ingredients, callbacks: list[
     for name, part in found.data.items():
         if "prompt" not in part.column_names:
             raise DataError(f"{name} has no column 'prompt'; it has: {', '.join(part.column_names)}")
-    model, tokenizer = load_generator(recipe, found.data)
     adapter = adapter_config(recipe)
+    if "scratch" in recipe.model and adapter is None and args.beta:
+        raise ConfigError(
+            f"training.beta={args.beta:g}: for its KL, TRL's {recipe.trainer} loads the starting model again by its "
+            "name, and one from scratch has none; set training.beta to 0, or train the model first and name its folder"
+        )
+    model, tokenizer = load_generator(recipe, found.data)
     check_adapter(model, adapter)
     # taken before TRL's constructor changes the model's forward
     reference = _named_reference(recipe)

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from alignkit.decoding.choosing import CHOOSERS
 from alignkit.decoding.das import DAS
 from alignkit.decoding.mcts import MCTS
 from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
@@ -16,7 +17,7 @@ from alignkit.held_out import Row
 from alignkit.run.beside import Chosen, generated, rows_beside
 from alignkit.text import Text, is_conversational
 
-SEARCHES = {"mcts": MCTS, "das": DAS}
+SEARCHES = ("mcts", "das")
 # option of the command line -> the setting, by decoder
 SETTINGS = {
     "mcts": (
@@ -52,7 +53,7 @@ def build_search(decoder: str, reward: Any, processing_class: Any, settings: dic
         AlignkitError: a setting that is out of its range.
     """
     try:
-        return SEARCHES[decoder](reward, processing_class, **settings)
+        return CHOOSERS[decoder](reward, processing_class, **settings)
     except ConfigError as error:
         raise AlignkitError(f"--decoder {decoder}: {error}") from error
 

@@ -11,7 +11,7 @@ from alignkit.decoding.prompts import encode_prompts, pad_right
 from alignkit.errors import DataError, ModelError
 from alignkit.models.adapters import TrainablePrecision, check_adapter
 from alignkit.recipe import Recipe
-from alignkit.recipe.checks import COMPLETION_DEFAULTS
+from alignkit.recipe.evaluation_checks import COMPLETION_DEFAULTS
 from alignkit.run.ingredients import Ingredients
 from alignkit.run.language_model import judged_completions
 from alignkit.run.models import adapter_config, load_generator
@@ -101,7 +101,7 @@ class Seq2SeqJob:
         figures.update(self._emotion_accuracy(self.trainer.accelerator.unwrap_model(self.trainer.model).eval()))
         validation = self.found.data["validation"]
         prompts = list(validation.select(range(min(self.settings["prompts"], len(validation)))))
-        found, rows = judged_completions(self.trainer, self.tokenizer, prompts, self.settings, self.found.metrics)
+        found, rows = judged_completions(self.trainer, self.tokenizer, prompts, self.settings, self.found)
         return {**figures, **found}, rows
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import gather_object
 from trl.models import unwrap_model_for_generation
 
-from alignkit.decoding.sampling import generation_config_for
+from alignkit.decoding.sampling import Decoder, generation_config_for
 from alignkit.errors import DataError
 from alignkit.evaluation import evaluate_rows
 from alignkit.held_out import Row, generate_rows
@@ -23,7 +23,12 @@ class EvaluationMixin:
 
     The figures go through `Trainer`'s own machinery, so `eval_strategy`, `metric_for_best_model` and
     `load_best_model_at_end` work with any of them, for example `metric_for_best_model="eval_judge_positive_share"`.
+
+    Attributes:
+        eval_decoder: what completes held-out prompts; plain sampling when None, whatever completes them in training.
     """
+
+    eval_decoder: Decoder | None = None
 
     @contextmanager
     def model_for_sampling(self: Any) -> Iterator[Any]:
@@ -70,6 +75,7 @@ class EvaluationMixin:
                 reward_funcs=self.rewards,
                 reward_weights=self.reward_weights.tolist(),
                 ref_model=self.ref_model,
+                decoder=self.eval_decoder,
                 batch_size=self.args.per_device_eval_batch_size,
                 seed=self.args.eval_seed + rank,
                 autocast=self.accelerator.autocast,

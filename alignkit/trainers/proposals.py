@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from alignkit.decoding.choosing import nobody
 from alignkit.decoding.das import DAS
 from alignkit.decoding.enumeration import EnumerationDecoder
 from alignkit.decoding.mcts import MCTS
@@ -67,7 +68,7 @@ class Proposal:
             return found
         settings = {**self.defaults, **settings}
         try:
-            self.make(*([_nobody, None] if self.guided else []), **settings)
+            self.make(*([nobody, None] if self.guided else []), **settings)
         except ConfigError as error:
             return [f"proposal_settings: {error}"]
         if self.guided and needs_density and not settings["policy_share"]:
@@ -76,11 +77,6 @@ class Proposal:
                 "for that; set it above 0 (0.1, say), or weighting to 'uniform' or 'best'"
             ]
         return []
-
-
-def _nobody(prompts: list, completions: list, **columns: Any) -> list[None]:
-    """A reward to construct a search with, whose settings are to be looked at."""
-    return [None] * len(completions)
 
 
 PROPOSALS = {

@@ -1,0 +1,128 @@
+"""Mistakes in what a recipe says of evaluation: metrics, and how prompts are completed for them."""
+
+from typing import Any
+
+from alignkit.recipe.kinds import TRAINERS, TrainerKind
+from alignkit.recipe.reward_checks import check_reward_parameters
+from alignkit.settings import argument_problems, describe, did_you_mean, misfit, setting_problems
+
+# Settings of the trainer `sft`, whose evaluation completes the beginnings of held-out texts, with their defaults.
+COMPLETION_DEFAULTS = {"prompts": 64, "max_new_tokens": 48, "given_words": 6}
+# Settings of `evaluation` that not every family of trainers has; any other trainer refuses them.
+_OF_FAMILIES = {
+    "max_new_tokens": ("sft", "seq2seq"),
+    "given_words": ("sft",),
+    "references": ("on_policy", "sft", "seq2seq"),
+    "decoder": ("on_policy", "sft", "seq2seq"),
+}
+# Settings of `evaluation` that belong to the model and the trainer of a run, not to how it is judged.
+OWN_COMPLETION_KEYS = ("max_new_tokens", "given_words", "batch_size", "health")
+EVALUATION_KEYS = {
+    "metrics": object,
+    "prompts": int,
+    "max_new_tokens": int,
+    "given_words": int,
+    "seed": int,
+    "references": bool,
+    "temperature": float,
+    "batch_size": int,
+    "decoder": dict,
+    "health": dict,
+}
+# A metric that is made of a reward holds that reward's parameters and these.
+METRIC_REWARD_KEYS = ("reward", "positive_above")
+# The entry of a decoder that chooses by a reward holds its settings and these.
+DECODER_KEYS = ("use", "reward")
+
+
+def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow_code: bool) -> list[str]:
+    """Metrics that exist with parameters that they take, and how to complete prompts for them."""
+    from alignkit.metrics import METRICS, judges_by_reward, metric_parameters
+
+    problems = setting_problems("the section", evaluation, EVALUATION_KEYS, where="evaluation")
+    problems += _check_health(evaluation.get("health"))
+    problems += _check_decoder(evaluation, allow_code)
+    for key, families in _OF_FAMILIES.items():
+        if key in evaluation and kind is not None and kind.family not in families:
+            having = [repr(name) for name, one in TRAINERS.items() if one.family in families]
+            problems.append(f"evaluation.{key}: only the trainer {' or '.join(having)} has it")
+    for key in ("prompts", "max_new_tokens", "given_words", "batch_size"):
+        if isinstance(evaluation.get(key), int | float) and evaluation[key] <= 0:
+            problems.append(f"evaluation.{key}: expected a positive number, got {evaluation[key]}")
+    if isinstance(evaluation.get("temperature"), int | float) and evaluation["temperature"] < 0:
+        problems.append(
+            f"evaluation.temperature: expected a number from 0 (greedy) on, got {evaluation['temperature']}"
+        )
+    metrics = evaluation.get("metrics") or {}
+    if not isinstance(metrics, dict):
+        return [*problems, f"evaluation.metrics: expected a list or a mapping, got {describe(metrics)}"]
+    for name, spec in metrics.items():
+        where = f"evaluation.{name}"
+        if not isinstance(spec, dict):
+            problems.append(f"{where}: expected a mapping of its parameters, got {describe(spec)}")
+            continue
+        use = spec.get("use", name)
+        if isinstance(use, str) and judges_by_reward(use):
+            given = {key: value for key, value in spec.items() if key != "use"}
+            problems += argument_problems(f"metric {use!r}", given, metric_parameters(use), where=where)
+            problems += _check_judge(f"{where}.reward", spec["reward"], allow_code) if "reward" in spec else []
+        elif "reward" in spec:
+            if not isinstance(spec["reward"], str):
+                problems.append(f"{where}.reward: expected the name of a reward, got {describe(spec['reward'])}")
+                continue
+            if (wrong := misfit(spec.get("positive_above"), float | None)) is not None:
+                problems.append(f"{where}.positive_above: {wrong}")
+            given = {key: value for key, value in spec.items() if key not in METRIC_REWARD_KEYS}
+            problems += check_reward_parameters(where, spec["reward"], given, allow_code, METRIC_REWARD_KEYS)
+        elif use != "reward" and use not in METRICS:
+            problems.append(f"{where}: there is no metric {use!r}{did_you_mean(use, [*METRICS, 'reward'], 99)}")
+        elif use in METRICS:
+            given = {key: value for key, value in spec.items() if key != "use"}
+            problems += argument_problems(f"metric {use!r}", given, metric_parameters(use), where=where)
+    return problems
+
+
+def _check_decoder(evaluation: dict[str, Any], allow_code: bool) -> list[str]:
+    """`evaluation.decoder`: what chooses, by which reward, and its settings."""
+    from alignkit.decoding.choosing import CHOOSERS, chooser_problems
+
+    spec, where = evaluation.get("decoder"), "evaluation.decoder"
+    if not isinstance(spec, dict):
+        return []
+    use = spec.get("use")
+    if use not in CHOOSERS:
+        return [f"{where}.use: there is no decoder {use!r} that chooses by a reward{did_you_mean(str(use), CHOOSERS)}"]
+    problems = (
+        _check_judge(f"{where}.reward", spec["reward"], allow_code)
+        if "reward" in spec
+        else [f"{where}: {use} chooses by a reward; name it, for example reward: {{use: sentiment, model: ...}}"]
+    )
+    if use == "best_of_n" and evaluation.get("temperature") == 0:
+        problems.append(f"{where}: best_of_n samples, and evaluation.temperature 0 does not; take one above 0")
+    settings = {key: value for key, value in spec.items() if key not in DECODER_KEYS}
+    return problems + chooser_problems(f"the decoder {use!r}", CHOOSERS[use], settings, where, also=DECODER_KEYS)
+
+
+def _check_judge(where: str, reward: Any, allow_code: bool) -> list[str]:
+    """The reward that a metric or a decoder asks: its name, or `use` and its settings."""
+    spec = {"use": reward} if isinstance(reward, str) else reward
+    if not isinstance(spec, dict) or not isinstance(spec.get("use"), str):
+        return [f"{where}: expected the name of a reward or a mapping with `use`, got {describe(reward)}"]
+    given = {key: value for key, value in spec.items() if key != "use"}
+    return check_reward_parameters(where, spec["use"], given, allow_code, ("use",))
+
+
+def _check_health(actions: Any) -> list[str]:
+    from alignkit.diagnostics import CHECKS
+    from alignkit.trainers.health import ACTIONS
+
+    if not isinstance(actions, dict):
+        return []
+    problems = []
+    for check, action in actions.items():
+        if check not in CHECKS:
+            problems.append(f"evaluation.health: there is no check {check!r}{did_you_mean(check, CHECKS, 99)}")
+        if action not in ACTIONS:
+            known = ", ".join(ACTIONS)
+            problems.append(f"evaluation.health.{check}: expected one of {known}, got {describe(action)}")
+    return problems
