@@ -74,4 +74,6 @@ def test_a_dry_run_names_the_recipe_that_writes_a_missing_model(tmp_path, monkey
     assert "it is written by: alignkit train recipes/quickstart/classifier.yaml" in said
     assert "2 not checked" in said
     assert recipe_that_writes("runs/quickstart/lm") == recipe_that_writes("runs/quickstart/lm/model")
+    learned = recipe_that_writes("runs/cooperative/oracle_discriminator/rewards/discriminator")
+    assert learned == "recipes/cooperative/oracle_discriminator.yaml"
     assert [recipe_that_writes(name) for name in ("runs/no-such", "runs", "model", "gpt2")] == [None] * 4

@@ -69,6 +69,7 @@ def test_our_own_rewards_are_registered_like_anyones():
     names = {entry.name for entry in available_rewards() if entry.distribution == "alignkit-rewards"}
     assert names == {
         "discriminator",
+        "distinct",
         "language_style",
         "length",
         "lexicon",

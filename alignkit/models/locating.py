@@ -15,8 +15,8 @@ from alignkit.errors import ModelError
 from alignkit.settings import did_you_mean
 
 FOLDERS_VARIABLE = "ALIGNKIT_MODELS"
-# What marks the folder of a run, and where in it the run saves its model.
-RUN_RECIPE, RUN_MODEL = "recipe.yaml", "model"
+# What marks the folder of a run, and where in it the run saves its model and the rewards that learned.
+RUN_RECIPE, RUN_MODEL, RUN_REWARDS = "recipe.yaml", "model", "rewards"
 _PACKAGE = "package:"
 # What `from_pretrained` raises when files are unreadable, unknown or do not fit together.
 _LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)

@@ -16,7 +16,7 @@ from alignkit.data import DATASETS, known_columns
 from alignkit.errors import DataError, ModelError
 from alignkit.models.adapters import check_adapter
 from alignkit.models.loading import has_weights, load_tokenizer
-from alignkit.models.locating import RUN_MODEL, resolve_model
+from alignkit.models.locating import RUN_MODEL, RUN_REWARDS, resolve_model
 from alignkit.models.precision import named_dtype
 from alignkit.recipe import Recipe
 from alignkit.reward import check_columns, required_columns, unique_names
@@ -199,9 +199,11 @@ def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
 
 
 def recipe_that_writes(model: str) -> str | None:
-    """The recipe whose run would leave the model there: `runs/X/model`, or `runs/X`, comes from `recipes/X.yaml`."""
+    """The recipe whose run would leave the model there: `runs/X/model`, `runs/X/rewards/NAME` and `runs/X` come from
+    `recipes/X.yaml`."""
     parts = Path(model).parts
-    run = parts[1:-1] if parts[-1:] == (RUN_MODEL,) else parts[1:]
+    inside = 1 if parts[-1:] == (RUN_MODEL,) else 2 if parts[-2:-1] == (RUN_REWARDS,) else 0
+    run = parts[1 : len(parts) - inside]
     if parts[:1] != ("runs",) or not run:
         return None
     recipe = Path("recipes", *run).with_suffix(".yaml")

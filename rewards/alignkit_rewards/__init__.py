@@ -5,6 +5,7 @@ from typing import Any
 
 _HOME = {
     "Discriminator": "discriminator",
+    "Distinct": "distinct",
     "LanguageStyle": "language_style",
     "Length": "length",
     "Lexicon": "lexicon",

@@ -3,6 +3,7 @@
 import pytest
 from alignkit_rewards import (
     Discriminator,
+    Distinct,
     LanguageStyle,
     Length,
     Lexicon,
@@ -19,6 +20,7 @@ MAKE = {
     "lexicon": lambda: Lexicon(["film", "thank you"]),
     "length": lambda: Length(target=5),
     "repetition": lambda: Repetition(n=2),
+    "distinct": lambda: said(Distinct(n=2, window=20)),
     "overlap_f1": lambda: ReferenceOverlap(),
     "overlap_bleu": lambda: ReferenceOverlap("bleu"),
     "sentiment": lambda: Sentiment(tiny_classifier(), tokenizer=tiny_tokenizer(), batch_size=4),
@@ -34,6 +36,11 @@ MAKE = {
     "discriminator_cnn": lambda: discriminator("cnn", filters=8),
 }
 _made = {}
+
+
+def said(reward):
+    reward.update(["it was"] * 3, ["a film", "thank you", "very good !"], [None] * 3)
+    return reward
 
 
 def discriminator(kind, **scratch):
