@@ -131,12 +131,12 @@ def read_study(folder: Path) -> Study:
 def figure(values: list[float]) -> str:
     """Mean ± standard deviation, to the precision that three significant digits of the mean have.
 
-    >>> figure([0.91, 0.93, 0.95]), figure([12.31]), figure([104.0, 106.0]), figure([-1e-7])
-    ('0.930 ± 0.020', '12.3', '105 ± 1', '0.000')
+    >>> figure([0.91, 0.93, 0.95]), figure([12.31]), figure([104.0, 106.0]), figure([-1e-7]), figure([0.0162])
+    ('0.930 ± 0.020', '12.3', '105 ± 1', '0.000', '0.0162')
     """
     mean = statistics.fmean(values)
     size = abs(mean)
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 4 if 0.01 <= size < 0.1 else 3
     mean = round(mean, digits) + 0.0  # no minus in front of a zero
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{mean:.{digits}f}{spread}"
