@@ -4,8 +4,9 @@
     python scripts/add_result.py judged/ppo.json --study sentiment --method ppo
     python scripts/add_result.py comparison.json --study sentiment
 
-Of a run it takes results.json, the recipe, the held-out rows of metrics.jsonl, and of environment.json the versions
-and the machine's kind; of a file that `alignkit evaluate --output` wrote all but the completions. Models, samples and
+Of a run it takes results.json, the recipe, of metrics.jsonl the held-out rows and what `WATCHED` names of the others,
+and of environment.json the versions and the machine's kind; of a file that `alignkit evaluate --output` wrote all but
+the completions. Models, samples and
 paths stay where they are.
 """
 
@@ -21,10 +22,15 @@ from alignkit.recipe.reading import dump_yaml, parse_yaml
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def held_out_rows(metrics: Path) -> list[dict]:
-    """The rows that an evaluation logged, with their step and nothing but `eval_` figures."""
+# What the rows of training steps keep, for pictures over steps.
+WATCHED = ("learning_rate", "ess/share", "weights/log_z", "discriminator/accuracy")
+
+
+def kept_rows(metrics: Path) -> list[dict]:
+    """The held-out figures that were logged, and of training steps those that `WATCHED` names, with their step."""
     kept = [
-        {key: row[key] for key in row if key == "step" or key.startswith("eval_")} for row in read_json_lines(metrics)
+        {key: row[key] for key in row if key == "step" or key in WATCHED or key.startswith("eval_")}
+        for row in read_json_lines(metrics)
     ]
     return [row for row in kept if len(row) > 1]
 
@@ -56,7 +62,7 @@ def publish(run: Path, study: str, method: str | None, results: Path) -> Path:
         (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     recipe = dump_yaml(without_paths(parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))))
     (target / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    replace_json_lines(target / "metrics.jsonl", held_out_rows(run / "metrics.jsonl"))
+    replace_json_lines(target / "metrics.jsonl", kept_rows(run / "metrics.jsonl"))
     return target
 
 

@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import results_pictures
 import yaml
 
-from alignkit.errors import DataError
 from alignkit.json_lines import read_json_lines
-from alignkit.report.temperatures import axis_label, draw_curves
+from alignkit.report.temperatures import axis_label
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRO = """# Results
@@ -58,7 +58,7 @@ class Run:
 @dataclass(frozen=True)
 class Study:
     """Runs that answer one question, and how to show them. `differences` names figures of `comparison`, `curves` two
-    (x, y) of runs that were judged with --temperatures."""
+    (x, y) of runs that were judged with --temperatures, `steps` what is drawn over the steps of training."""
 
     folder: Path
     title: str
@@ -70,6 +70,7 @@ class Study:
     comparison: dict[str, Any] = field(default_factory=dict)
     replies: list[dict[str, Any]] = field(default_factory=list)
     curves: dict[str, str] | None = None
+    steps: dict[str, str] = field(default_factory=dict)
 
     def methods(self) -> list[str]:
         """The methods, in the order of their folders' names unless study.yaml gives one."""
@@ -96,7 +97,7 @@ def read_run(folder: Path) -> Run:
 def read_study(folder: Path) -> Study:
     """Reads one study and all its runs."""
     about = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    unknown = set(about) - {"title", "text", "columns", "plot", "order", "differences", "curves"}
+    unknown = set(about) - {"title", "text", "columns", "plot", "order", "differences", "curves", "steps"}
     if unknown:
         raise SystemExit(f"{folder / 'study.yaml'}: unknown keys {', '.join(sorted(unknown))}")
     found = [*folder.glob("*/seed-*/results.json"), *folder.glob("*/seed-*/judged.json")]
@@ -125,6 +126,7 @@ def read_study(folder: Path) -> Study:
         *(folder, about["title"], about.get("text", ""), about["columns"], about.get("plot"), runs, shown),
         **more,
         curves=curves,
+        steps=about.get("steps", {}),
     )
 
 
@@ -241,62 +243,6 @@ def rows(data: dict[str, dict[str, Any]]) -> str:
     return ", ".join(f"{part['rows']:,} {split} rows" for split, part in data.items())
 
 
-def draw(study: Study, target: Path) -> None:
-    """A panel for each figure: a dot for each run's end, a line for its way there, a cross for each method's mean."""
-    plt = _pyplot()
-    assert study.plot is not None
-    x, panels = study.plot["x"], study.plot["y"]
-    with plt.rc_context(_style(study)):
-        fig, row = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.2), layout="constrained", squeeze=False)
-        for axes, (y, label) in zip(row[0], panels.items(), strict=True):
-            for i, method in enumerate(study.methods()):
-                _method(axes, [run for run in study.runs if run.method == method], x, y, f"C{i}")
-            axes.set_xlabel(study.plot.get("x_label", x))
-            axes.set_ylabel(label)
-            axes.grid(alpha=0.25)
-        row[0][-1].legend(frameon=False)
-        fig.savefig(target, metadata={"Date": None})
-        plt.close(fig)
-
-
-def draw_temperatures(study: Study, target: Path) -> None:
-    """A curve over temperatures for each method that was judged at several."""
-    plt = _pyplot()
-    assert study.curves is not None
-    x, y = study.curves["x"], study.curves["y"]
-    judged = {name: [run.temperatures for run in study.runs if run.method == name] for name in study.methods()}
-    with plt.rc_context(_style(study)):
-        fig, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-        try:
-            draw_curves(axes, {name: sweeps for name, sweeps in judged.items() if any(sweeps)}, x, y)
-        except DataError as error:
-            raise SystemExit(f"{study.folder}: {error}") from error
-        axes.set_xlabel(axis_label(x))
-        axes.set_ylabel(axis_label(y))
-        fig.savefig(target, metadata={"Date": None})
-        plt.close(fig)
-
-
-def _pyplot() -> Any:
-    import matplotlib.pyplot
-
-    matplotlib.use("svg")
-    return matplotlib.pyplot
-
-
-def _style(study: Study) -> dict[str, Any]:
-    return {"svg.hashsalt": study.title, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-
-
-def _method(axes: Any, runs: list[Run], x: str, y: str, colour: str) -> None:
-    for run in runs:
-        curve = [row for row in run.curve if f"eval_{x}" in row and f"eval_{y}" in row]
-        axes.plot([r[f"eval_{x}"] for r in curve], [r[f"eval_{y}"] for r in curve], color=colour, lw=0.9, alpha=0.5)
-    xs, ys = [run.after[x] for run in runs], [run.after[y] for run in runs]
-    axes.scatter(xs, ys, color=colour, s=26, label=runs[0].method, zorder=3)
-    axes.scatter([statistics.fmean(xs)], [statistics.fmean(ys)], color=colour, marker="+", s=160, zorder=4)
-
-
 def page(studies: list[Study]) -> str:
     """The whole page."""
     parts = [INTRO]
@@ -318,6 +264,9 @@ def page(studies: list[Study]) -> str:
                 "A line is a system over sampling temperatures (T), the mean over its seeds, which are the thin lines; "
                 "bars are a standard deviation.\n"
             )
+        if study.steps:
+            parts.append(f"![{' and '.join(study.steps.values())} over steps](results/{study.folder.name}-steps.svg)\n")
+            parts.append("A line is the mean over a system's seeds, which are the thin lines.\n")
         parts.append(origins(study))
     if not studies:
         parts.append("No run has been published yet.\n")
@@ -338,10 +287,7 @@ def main(arguments: list[str] | None = None, docs: Path = ROOT / "docs") -> int:
         return int(current != text)
     target.write_text(text, encoding="utf-8")
     for study in studies:
-        if study.plot:
-            draw(study, docs / "results" / f"{study.folder.name}.svg")
-        if study.curves:
-            draw_temperatures(study, docs / "results" / f"{study.folder.name}-temperatures.svg")
+        results_pictures.draw_all(study)
     print(f"{target}: {len(studies)} studies, {sum(len(study.runs) for study in studies)} runs")
     return 0
 

@@ -5,11 +5,15 @@ import importlib.util
 import json
 import re
 import statistics
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+sys.path.append(str(ROOT / "scripts"))  # where a script finds its own modules
 
 
 def script(name: str):
@@ -20,6 +24,7 @@ def script(name: str):
 
 
 make_results, add_result = script("make_results"), script("add_result")
+results_pictures = script("results_pictures")
 
 STUDY = """\
 title: Sentiment
@@ -75,7 +80,7 @@ def test_every_run_says_its_command_its_data_and_its_machine(docs):
 
 
 def test_the_examples_of_the_script_hold():
-    assert doctest.testmod(make_results).failed == 0
+    assert doctest.testmod(make_results).failed == 0 and doctest.testmod(results_pictures).failed == 0
 
 
 def test_the_plot_shows_every_run_and_is_the_same_each_time(docs):
@@ -86,6 +91,31 @@ def test_the_plot_shows_every_run_and_is_the_same_each_time(docs):
     dots = re.findall(rb'<g id="PathCollection_\d+">.*?</g>\s*</g>', first, flags=re.S)
     # Drawn in this order: each method's three ends, each method's mean, the legend's two samples.
     assert [block.count(b"<use ") for block in dots] == [3, 3, 1, 1, 1, 1]
+
+
+def test_lines_over_steps_are_means_of_what_the_runs_logged(docs):
+    study = docs / "results" / "sentiment" / "study.yaml"
+    study.write_text(STUDY + "steps: {ess/share: share that counts, eval_reward: held-out reward}\n")
+    with pytest.raises(SystemExit, match="no run has 'ess/share' of `steps`"):
+        make_results.main([], docs)
+    for seed in (1, 2, 3):
+        file = docs / "results" / "sentiment" / "ppo" / f"seed-{seed}" / "metrics.jsonl"
+        more = [{"step": step, "ess/share": seed / step} for step in (4, 8, *([9] if seed == 1 else []))]
+        file.write_text("\n".join([file.read_text(), *map(json.dumps, more)]))
+    assert make_results.main([], docs) == 0
+    picture = docs / "results" / "sentiment-steps.svg"
+    first = picture.read_bytes()
+    make_results.main([], docs)
+    assert picture.read_bytes() == first
+    assert (
+        "![share that counts and held-out reward over steps](results/sentiment-steps.svg)"
+        in (docs / "results.md").read_text()
+    )
+    runs = [run for run in make_results.read_study(study.parent).runs if run.method == "ppo"]
+    lines = [results_pictures.over_steps(run, "ess/share") for run in runs]
+    assert lines[0] == {4: 0.25, 8: 0.125, 9: 1 / 9}
+    assert results_pictures.mean_line(lines) == {4: pytest.approx(0.5), 8: pytest.approx(0.25)}
+    assert results_pictures.over_steps(runs[0], "eval_reward") == {0: 0.5, 9: 0.9}
 
 
 def test_check_notices_a_page_that_the_runs_do_not_support(docs, capsys):
@@ -117,6 +147,7 @@ def test_a_published_run_keeps_its_figures_and_loses_its_paths(tmp_path):
     rows = [
         '{"step": 1, "reward": 0.4, "note": "a\u2028b"}',
         '{"step": 5, "eval_reward": 0.6, "epoch": 1.0}',
+        '{"step": 5, "ess/share": 0.7, "loss": 2.0}',
         '{"step": 6, "ev',
     ]
     (run / "metrics.jsonl").write_text("\n".join(rows), encoding="utf-8")
@@ -125,7 +156,8 @@ def test_a_published_run_keeps_its_figures_and_loses_its_paths(tmp_path):
     assert json.loads((target / "results.json").read_text())["after"] == {"reward": 0.9}
     assert json.loads((target / "environment.json").read_text()) == {"seed": 7, "python": "python", "torch": "2.13.0"}
     assert (target / "recipe.yaml").read_text() == "model: tiny-lm\ntrainer: ppo\n"
-    assert json.loads((target / "metrics.jsonl").read_text()) == {"step": 5, "eval_reward": 0.6}
+    kept = [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()]
+    assert kept == [{"step": 5, "eval_reward": 0.6}, {"step": 5, "ess/share": 0.7}]
 
 
 def test_what_is_published_loses_every_folder_as_a_card_does():

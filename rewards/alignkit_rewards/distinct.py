@@ -45,7 +45,7 @@ class Distinct(LearnedReward):
         self._latest: deque[str] = deque()
         self._counts: Counter[_Gram] = Counter()
 
-    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float]:
+    def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
         """One score for each completion, whatever stands beside it."""
         return [self._score(Counter(self._grams(completion_text(completion)))) for completion in completions]
 
