@@ -6,8 +6,7 @@
 
 Of a run it takes results.json, the recipe, of metrics.jsonl the held-out rows and what `WATCHED` names of the others,
 and of environment.json the versions and the machine's kind; of a file that `alignkit evaluate --output` wrote all but
-the completions. Models, samples and
-paths stay where they are.
+the completions. Models, samples and paths stay where they are.
 """
 
 import argparse
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 # What the rows of training steps keep, for pictures over steps.
-WATCHED = ("learning_rate", "ess/share", "weights/log_z", "discriminator/accuracy")
+WATCHED = ("learning_rate", "ess/share", "weights/log_z", "discriminator/accuracy", "distinct/distinct")
 
 
 def kept_rows(metrics: Path) -> list[dict]:

@@ -5,10 +5,10 @@
 
 One folder a study:
 
-    docs/results/sentiment/study.yaml                       title, text, columns, plot
+    docs/results/sentiment/study.yaml                       title, text, columns, plot, steps
     docs/results/sentiment/ppo/seed-1/results.json          a run's results ("before" and "after"), one folder a seed
     docs/results/sentiment/ppo/seed-1/environment.json      its command, machine and versions
-    docs/results/sentiment/ppo/seed-1/metrics.jsonl         optional: its held-out curve
+    docs/results/sentiment/ppo/seed-1/metrics.jsonl         optional: its held-out curve, and what it logged in training
     docs/results/look_ahead/ppo/seed-1/judged.json          in place of the three: what `alignkit evaluate` found
     docs/results/look_ahead/comparison.json                 optional: what `alignkit compare` found
     docs/results/look_ahead/replies.json                    optional: prompts, and what each system said to them
@@ -19,6 +19,7 @@ from those files.
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -131,14 +132,15 @@ def read_study(folder: Path) -> Study:
 
 
 def figure(values: list[float]) -> str:
-    """Mean ± standard deviation, to the precision that three significant digits of the mean have.
+    """Mean ± standard deviation, to the precision that three significant digits of the mean have, or four decimals.
 
     >>> figure([0.91, 0.93, 0.95]), figure([12.31]), figure([104.0, 106.0]), figure([-1e-7]), figure([0.0162])
     ('0.930 ± 0.020', '12.3', '105 ± 1', '0.000', '0.0162')
     """
     mean = statistics.fmean(values)
     size = abs(mean)
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 4 if 0.01 <= size < 0.1 else 3
+    # of 0.0162 three digits are four decimals; what is smaller is noise
+    digits = min(max(2 - math.floor(math.log10(size)), 0), 4) if size >= 0.001 else 3
     mean = round(mean, digits) + 0.0  # no minus in front of a zero
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{mean:.{digits}f}{spread}"

@@ -1,6 +1,8 @@
 """The pictures of docs/results.md: a study's runs by two figures, over temperatures, and over the steps of training."""
 
 import statistics
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 def draw_all(study: "Study") -> None:
     """Draws what study.yaml asks for, beside the study's folder."""
     for wanted, picture, suffix in (
-        (study.plot, draw, ""),
+        (study.plot, draw_figures, ""),
         (study.curves, draw_temperatures, "-temperatures"),
         (study.steps, draw_steps, "-steps"),
     ):
@@ -22,22 +24,33 @@ def draw_all(study: "Study") -> None:
             picture(study, study.folder.parent / f"{study.folder.name}{suffix}.svg")
 
 
-def draw(study: "Study", target: Path) -> None:
-    """A panel for each figure: a dot for each run's end, a line for its way there, a cross for each method's mean."""
+@contextmanager
+def panels(study: "Study", labels: Iterable[str], target: Path) -> Iterator[list[Any]]:
+    """Axes side by side, one for each label of the vertical axis, written to `target` when all are drawn."""
     plt = _pyplot()
-    assert study.plot is not None
-    x, panels = study.plot["x"], study.plot["y"]
+    names = list(labels)
     with plt.rc_context(_style(study)):
-        fig, row = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.2), layout="constrained", squeeze=False)
-        for axes, (y, label) in zip(row[0], panels.items(), strict=True):
+        fig, row = plt.subplots(1, len(names), figsize=(5 * len(names), 4.2), layout="constrained", squeeze=False)
+        try:
+            for axes, name in zip(row[0], names, strict=True):
+                axes.set_ylabel(name)
+                axes.grid(alpha=0.25)
+            yield list(row[0])
+            fig.savefig(target, metadata={"Date": None})
+        finally:
+            plt.close(fig)
+
+
+def draw_figures(study: "Study", target: Path) -> None:
+    """A panel for each figure: a dot for each run's end, a line for its way there, a cross for each method's mean."""
+    assert study.plot is not None
+    x, figures = study.plot["x"], study.plot["y"]
+    with panels(study, figures.values(), target) as row:
+        for axes, y in zip(row, figures, strict=True):
             for i, method in enumerate(study.methods()):
                 _method(axes, [run for run in study.runs if run.method == method], x, y, f"C{i}")
             axes.set_xlabel(study.plot.get("x_label", x))
-            axes.set_ylabel(label)
-            axes.grid(alpha=0.25)
-        row[0][-1].legend(frameon=False)
-        fig.savefig(target, metadata={"Date": None})
-        plt.close(fig)
+        row[-1].legend(frameon=False)
 
 
 def draw_temperatures(study: "Study", target: Path) -> None:
@@ -80,29 +93,22 @@ def _method(axes: Any, runs: "list[Run]", x: str, y: str, colour: str) -> None:
 
 def draw_steps(study: "Study", target: Path) -> None:
     """A panel for each figure: over the steps of training, a thin line a seed and a line for the mean of a method's."""
-    plt = _pyplot()
-    with plt.rc_context(_style(study)):
-        panels = study.steps
-        fig, row = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.2), layout="constrained", squeeze=False)
-        for axes, (key, label) in zip(row[0], panels.items(), strict=True):
-            seen = False
+    with panels(study, study.steps.values(), target) as row:
+        for axes, key in zip(row, study.steps, strict=True):
             for i, method in enumerate(study.methods()):
                 lines = [over_steps(run, key) for run in study.runs if run.method == method]
                 lines = [line for line in lines if line]
+                mean = mean_line(lines)
+                if lines and not mean:
+                    raise SystemExit(f"{study.folder}: the seeds of {method} have {key!r} at no step in common")
                 for line in lines if len(lines) > 1 else []:
                     axes.plot(*zip(*line.items(), strict=True), color=f"C{i}", lw=0.7, alpha=0.4)
-                mean = mean_line(lines)
                 if mean:
-                    seen = True
                     axes.plot(*zip(*mean.items(), strict=True), color=f"C{i}", lw=1.7, label=method)
-            if not seen:
+            if not axes.lines:
                 raise SystemExit(f"{study.folder}: no run has {key!r} of `steps` in its metrics.jsonl")
             axes.set_xlabel("optimiser step")
-            axes.set_ylabel(label)
-            axes.grid(alpha=0.25)
             axes.legend(frameon=False)
-        fig.savefig(target, metadata={"Date": None})
-        plt.close(fig)
 
 
 def over_steps(run: "Run", key: str) -> dict[int, float]:

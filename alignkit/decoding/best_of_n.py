@@ -62,6 +62,8 @@ class BestOfN:
         ConfigError: n is no whole number of 1 or more.
     """
 
+    asks_unequally = False  # every process takes as many steps as the others: it works where weights are shared
+
     def __init__(self, reward: Any, processing_class: PreTrainedTokenizerBase, n: int = 8):
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ConfigError(

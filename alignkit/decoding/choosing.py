@@ -2,41 +2,93 @@
 `evaluation.decoder` take."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from alignkit.decoding.best_of_n import BestOfN
 from alignkit.decoding.das import DAS
 from alignkit.decoding.mcts import MCTS
+from alignkit.decoding.proposal import SearchDecoder
 from alignkit.errors import ConfigError
 from alignkit.settings import argument_problems
 
-CHOOSERS = {"best_of_n": BestOfN, "mcts": MCTS, "das": DAS}
+CHOOSERS: dict[str, type] = {"best_of_n": BestOfN, "mcts": MCTS, "das": DAS}
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """A decoder that chooses, all but the tokenizer.
+
+    Attributes:
+        name: a key of `CHOOSERS`.
+        reward: what it asks.
+        settings: the others of its arguments.
+    """
+
+    name: str
+    reward: Any
+    settings: Mapping[str, Any]
+
+    def decoder(self, processing_class: PreTrainedTokenizerBase) -> SearchDecoder:
+        """What completes prompts by a model with this tokenizer."""
+        return SearchDecoder(CHOOSERS[self.name](self.reward, processing_class, **self.settings))
 
 
 def chooser_problems(
-    owner: str, chooser: type, settings: Mapping[str, Any], where: str, also: tuple[str, ...] = ()
+    owner: str,
+    takes: Callable[..., Any],
+    settings: Mapping[str, Any],
+    where: str,
+    *,
+    make: Callable[..., Any] | None = None,
+    guided: bool = True,
+    defaults: Mapping[str, Any] | None = None,
+    also: tuple[str, ...] = (),
 ) -> list[str]:
-    """What is wrong with the settings of a decoder that chooses, a sentence each; no reward is built.
+    """What is wrong with the settings of a decoder, a sentence each; no reward is built.
 
     Args:
         owner: whose settings they are, for the messages.
-        chooser: a value of `CHOOSERS`.
+        takes: what has the settings for parameters, behind reward and tokenizer where it is guided.
         settings: without its reward and its tokenizer.
-        where: the section of a recipe.
+        where: the section of a recipe, or the setting of a config.
+        make: constructs the decoder; `takes` itself when None.
+        guided: it asks a reward.
+        defaults: settings that go before those of `takes`.
         also: what that section has besides.
     """
-    parameters = dict(list(inspect.signature(chooser).parameters.items())[2:])
-    found = argument_problems(owner, settings, parameters, where=where, also=also)
+    parameters = list(inspect.signature(takes).parameters.items())[2 if guided else 0 :]
+    found = argument_problems(owner, settings, dict(parameters), where=where, also=also)
     if found:
         return found
     try:
-        chooser(nobody, None, **settings)
+        (make or takes)(*([_nobody, None] if guided else []), **{**(defaults or {}), **settings})
     except ConfigError as error:
         return [f"{where}: {error}"]
     return []
 
 
-def nobody(prompts: list, completions: list, **columns: Any) -> list[None]:
+def greedy_problem(decoder: Mapping[str, Any] | None, temperature: float | None) -> str | None:
+    """Why a decoder cannot work at a temperature, if it cannot: best of n needs samples that differ.
+
+    >>> greedy_problem({"use": "best_of_n", "n": 4}, 0)
+    'best_of_n chooses among 4 samples, and at temperature 0 all are the same; take one above 0'
+    >>> greedy_problem({"use": "mcts"}, 0) is None
+    True
+    """
+    if not isinstance(decoder, Mapping) or decoder.get("use") != "best_of_n" or temperature != 0:
+        return None
+    n = decoder.get("n", 8)
+    return (
+        None
+        if n == 1
+        else f"best_of_n chooses among {n} samples, and at temperature 0 all are the same; take one above 0"
+    )
+
+
+def _nobody(prompts: list, completions: list, **columns: Any) -> list[None]:
     """A reward to construct a search with, whose settings are to be looked at."""
     return [None] * len(completions)

@@ -46,6 +46,14 @@ def found_by(
         )
 
 
+def chosen_ids(output: Any) -> list[list[int]]:
+    """The token ids of each completion in a search's output, its end included; of `BestOfN` those of the chosen one."""
+    chosen = getattr(output, "chosen", None)
+    if chosen is None:
+        return output.completion_ids
+    return [row[place] for row, place in zip(output.completion_ids, chosen.tolist(), strict=True)]
+
+
 class SearchDecoder:
     """A `Decoder` that takes its completions from what chooses by a reward.
 
@@ -56,7 +64,7 @@ class SearchDecoder:
 
     Args:
         search: `BestOfN`, `MCTS`, `DAS`, or another `custom_generate` callable that takes `prompts` and `columns`, and
-            whose output has `sequences`.
+            whose output has `sequences` and `completion_ids`.
     """
 
     def __init__(self, search: Any):
@@ -100,7 +108,8 @@ class SearchDecoder:
         synced_gpus: bool | None,
     ) -> tuple[Completions, Any]:
         """Completions, and what the search gave besides."""
-        if weights_are_shared(model) if synced_gpus is None else synced_gpus:
+        shared = weights_are_shared(model) if synced_gpus is None else synced_gpus
+        if shared and getattr(self.search, "asks_unequally", True):
             raise ConfigError(
                 f"{type(self.search).__name__} asks the policy as often as its tree needs, and with FSDP or ZeRO-3 "
                 "every process must ask equally often; use DDP, or plain samples (in training the proposal `policy`)"
@@ -113,7 +122,9 @@ class SearchDecoder:
             model.train(was_training)
         begun = 1 if model.config.is_encoder_decoder else prompt_ids.shape[1]
         ids = out.sequences[:, begun:]
-        return Completions(prompt_ids, prompt_mask, ids, _up_to_the_end(ids, generation_config.eos_token_id)), out
+        lengths = torch.tensor([len(row) for row in chosen_ids(out)], device=ids.device)
+        mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
+        return Completions(prompt_ids, prompt_mask, ids, mask), out
 
 
 class SearchProposal(SearchDecoder):
@@ -162,10 +173,3 @@ class SearchProposal(SearchDecoder):
         made, out = self._completed(model, prompt_ids, prompt_mask, generation_config, prompts, columns, synced_gpus)
         made.log_probs, made.log_density = out.log_probs, out.log_density
         return made
-
-
-def _up_to_the_end(ids: torch.Tensor, ends: int | list[int] | None) -> torch.Tensor:
-    """(B, T) 1 up to and including a row's first end-of-sequence token."""
-    known = torch.as_tensor([] if ends is None else ends, device=ids.device, dtype=ids.dtype).flatten()
-    ended = torch.isin(ids, known).long()
-    return (ended.cumsum(1) - ended == 0).long()

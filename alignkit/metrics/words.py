@@ -1,6 +1,7 @@
 """Words, n-grams and what is counted of them: for metrics and rewards alike, standard library only.
 
-What a word is, each caller says for itself: metrics count punctuation marks, the rewards of alignkit-rewards do not.
+What a word is, each caller says for itself: metrics count punctuation marks, as does the reward `distinct`, which is a
+share of a metric; the other rewards of alignkit-rewards do not.
 """
 
 import re

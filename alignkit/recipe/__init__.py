@@ -86,11 +86,19 @@ class Recipe:
             with warnings.catch_warnings():
                 # renamed settings of the hosts, which still work
                 warnings.simplefilter("ignore", FutureWarning)
-                return config_class(**settings)
+                config = config_class(**settings)
         except (ValueError, TypeError, ImportError, AssertionError) as error:
             raise RecipeError(
                 [f"training: {config_class.__name__} refuses these settings: {error}"], self.source
             ) from error
+        beta = getattr(config, "beta", 0.0)
+        if self.kind.family == "on_policy" and beta and "scratch" in self.model and self.adapter is None:
+            problem = (
+                f"training.beta={beta:g}: for its KL, TRL's {self.trainer} loads the starting model again by its name, "
+                "and one from scratch has none; set training.beta to 0, or train the model first and name its folder"
+            )
+            raise RecipeError([problem], self.source)
+        return config
 
     def _machine_settings(self) -> dict[str, Any]:
         """What the hosts would have one write for a machine without a GPU; a recipe that says it itself wins."""

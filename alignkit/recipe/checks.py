@@ -47,7 +47,8 @@ def check_sections(content: dict[str, Any], allow_code: bool) -> list[str]:
     problems += check_model(content.get("model") or {}, kind)
     problems += check_data(content.get("data") or {}, kind)
     problems += check_rewards(content.get("rewards") or {}, kind, allow_code)
-    problems += check_evaluation(content.get("evaluation") or {}, kind, allow_code)
+    problems += check_evaluation(content.get("evaluation") or {}, kind, allow_code, content.get("rewards") or {})
+    problems += check_greedy(content)
     problems += check_extras(content, kind)
     if kind is not None:
         problems += check_training(content.get("training") or {}, kind)
@@ -123,6 +124,16 @@ def check_data(data: dict[str, Any], kind: TrainerKind | None) -> list[str]:
     if "ptx" in data and kind is not None and kind is not TRAINERS["ppo"]:
         problems.append("data.ptx: only the trainer 'ppo' takes a second data set")
     return problems
+
+
+def check_greedy(content: dict[str, Any]) -> list[str]:
+    """A decoder that chooses among samples needs samples that differ."""
+    from alignkit.decoding.choosing import greedy_problem
+
+    evaluation, training = content.get("evaluation") or {}, content.get("training") or {}
+    given = (evaluation.get("temperature"), training.get("eval_temperature"), training.get("temperature"))
+    found = greedy_problem(evaluation.get("decoder"), next((one for one in given if one is not None), None))
+    return [f"evaluation.decoder: {found}"] if found else []
 
 
 def check_extras(content: dict[str, Any], kind: TrainerKind | None) -> list[str]:

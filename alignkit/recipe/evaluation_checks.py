@@ -1,5 +1,6 @@
 """Mistakes in what a recipe says of evaluation: metrics, and how prompts are completed for them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from alignkit.recipe.kinds import TRAINERS, TrainerKind
@@ -26,7 +27,7 @@ EVALUATION_KEYS = {
     "references": bool,
     "temperature": float,
     "batch_size": int,
-    "decoder": dict,
+    "decoder": dict | None,
     "health": dict,
 }
 # A metric that is made of a reward holds that reward's parameters and these.
@@ -35,13 +36,16 @@ METRIC_REWARD_KEYS = ("reward", "positive_above")
 DECODER_KEYS = ("use", "reward")
 
 
-def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow_code: bool) -> list[str]:
-    """Metrics that exist with parameters that they take, and how to complete prompts for them."""
+def check_evaluation(
+    evaluation: dict[str, Any], kind: TrainerKind | None, allow_code: bool, names: Iterable[str] = ()
+) -> list[str]:
+    """Metrics that exist with parameters that they take, and how to complete prompts for them; `names` are those of the
+    recipe's rewards."""
     from alignkit.metrics import METRICS, judges_by_reward, metric_parameters
 
     problems = setting_problems("the section", evaluation, EVALUATION_KEYS, where="evaluation")
     problems += _check_health(evaluation.get("health"))
-    problems += _check_decoder(evaluation, allow_code)
+    problems += _check_decoder(evaluation.get("decoder"), names, allow_code)
     for key, families in _OF_FAMILIES.items():
         if key in evaluation and kind is not None and kind.family not in families:
             having = [repr(name) for name, one in TRAINERS.items() if one.family in families]
@@ -82,23 +86,24 @@ def check_evaluation(evaluation: dict[str, Any], kind: TrainerKind | None, allow
     return problems
 
 
-def _check_decoder(evaluation: dict[str, Any], allow_code: bool) -> list[str]:
-    """`evaluation.decoder`: what chooses, by which reward, and its settings."""
+def _check_decoder(spec: Any, names: Iterable[str], allow_code: bool) -> list[str]:
+    """`evaluation.decoder`: what chooses, by which reward (one of the recipe's `names`, or another), settings."""
     from alignkit.decoding.choosing import CHOOSERS, chooser_problems
 
-    spec, where = evaluation.get("decoder"), "evaluation.decoder"
+    where = "evaluation.decoder"
     if not isinstance(spec, dict):
         return []
     use = spec.get("use")
+    if not isinstance(use, str):
+        return [f"{where}: expected `use`, the name of a decoder ({', '.join(CHOOSERS)}); got {describe(use)}"]
     if use not in CHOOSERS:
-        return [f"{where}.use: there is no decoder {use!r} that chooses by a reward{did_you_mean(str(use), CHOOSERS)}"]
-    problems = (
-        _check_judge(f"{where}.reward", spec["reward"], allow_code)
-        if "reward" in spec
-        else [f"{where}: {use} chooses by a reward; name it, for example reward: {{use: sentiment, model: ...}}"]
-    )
-    if use == "best_of_n" and evaluation.get("temperature") == 0:
-        problems.append(f"{where}: best_of_n samples, and evaluation.temperature 0 does not; take one above 0")
+        return [f"{where}.use: there is no decoder {use!r} that chooses by a reward{did_you_mean(use, CHOOSERS)}"]
+    if "reward" not in spec:
+        problems = [f"{where}: {use} chooses by a reward; name it, for example reward: {{use: sentiment, model: ...}}"]
+    elif isinstance(spec["reward"], str) and spec["reward"] in names:
+        problems = []
+    else:
+        problems = _check_judge(f"{where}.reward", spec["reward"], allow_code)
     settings = {key: value for key, value in spec.items() if key not in DECODER_KEYS}
     return problems + chooser_problems(f"the decoder {use!r}", CHOOSERS[use], settings, where, also=DECODER_KEYS)
 

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alignkit.decoding.best_of_n import BestOfN
+from alignkit.decoding.proposal import chosen_ids
 from alignkit.held_out import Row
 from alignkit.run.beside import Chosen, generated, rows_beside
 from alignkit.text import Text
@@ -48,7 +49,7 @@ def best_of_n_rows(
         at = made.chosen.tolist()
         return Chosen(
             [row[place] for row, place in zip(made.completions, at, strict=True)],
-            [row[place] for row, place in zip(made.completion_ids, at, strict=True)],
+            chosen_ids(made),
             [row[0] for row in made.completions],
             [row[0] for row in made.completion_ids],
         )

@@ -19,8 +19,17 @@ from alignkit.models.loading import has_weights, load_tokenizer
 from alignkit.models.locating import RUN_MODEL, RUN_REWARDS, resolve_model
 from alignkit.models.precision import named_dtype
 from alignkit.recipe import Recipe
-from alignkit.reward import check_columns, required_columns, unique_names
-from alignkit.run.ingredients import Ingredients, build_metrics, build_reward, gather, try_rewards
+from alignkit.reward import check_columns, required_columns, reward_name, unique_names
+from alignkit.run.ingredients import (
+    Ingredients,
+    build_chooser,
+    build_metrics,
+    build_reward,
+    completed_columns,
+    gather,
+    judges_of,
+    try_rewards,
+)
 from alignkit.run.memory import Held, held, shapes, stored
 from alignkit.run.models import (
     SOURCE_OPTIONS,
@@ -73,10 +82,12 @@ class DryRun:
                 raise
             self.skipped(f"data {recipe.data['use']}: {error}")
             rewards = [build_reward(name, spec, allow_code) for name, spec in recipe.rewards.items()]
-            build_metrics(recipe, allow_code)
+            metrics = build_metrics(recipe, allow_code)
+            chooser = build_chooser(recipe, rewards, allow_code)
             columns = known_columns(recipe.data["use"], **settings)
             if columns is not None:
                 check_columns(rewards, columns)
+                check_columns(judges_of(metrics, chooser), completed_columns(recipe, columns))
                 self.passed(f"columns: {', '.join(columns)}; rewards need {_needs(rewards)}")
             return None
         sizes = ", ".join(f"{name} {len(part)}{' looked at' * slow}" for name, part in found.data.items())
@@ -86,6 +97,8 @@ class DryRun:
             self.passed(f"rewards {', '.join(unique_names(found.rewards))}; they need {_needs(found.rewards)}")
         if found.metrics:
             self.passed(f"metrics {', '.join(found.metrics)}")
+        if found.chooser is not None:
+            self.passed(f"decoder {found.chooser.name}, which asks {reward_name(found.chooser.reward)}")
         return found
 
     def models(self) -> dict[str, bool]:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from alignkit.decoding.choosing import greedy_problem
 from alignkit.errors import AlignkitError, ConfigError
 from alignkit.evaluation import finite
 from alignkit.models.adapters import holds_adapter
@@ -133,6 +134,9 @@ def _recipe_file(run: Path) -> Path:
 def _check_temperatures(recipe: Recipe, temperatures: Sequence[float]) -> None:
     if temperatures and recipe.kind.family == "classifier":
         raise ConfigError("--temperatures: a classifier writes no text; give a run whose model does")
+    found = [problem for one in temperatures if (problem := greedy_problem(recipe.evaluation.get("decoder"), one))]
+    if found:
+        raise ConfigError(f"--temperatures: {found[0]}")
     wrong = [one for one in temperatures if not 0 <= one < math.inf]
     if wrong or len(set(temperatures)) < len(temperatures):
         raise ConfigError(

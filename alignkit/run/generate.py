@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from alignkit.compose import WeightedSum
+from alignkit.decoding.choosing import CHOOSERS
 from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
 from alignkit.errors import AlignkitError, DataError
 from alignkit.held_out import generate_rows
@@ -26,7 +27,7 @@ from alignkit.text import completion_text, prompt_text
 from alignkit.whole_files import write_text
 
 DEFAULT_N = 8
-DECODERS = ("sample", "best_of_n", *SEARCHES)
+DECODERS = ("sample", *CHOOSERS)
 # what stands beside a completion -> the words for that, and for the completion itself
 BESIDE = {"first": ("first  ", "chosen "), "sample": ("sample ", "found  ")}
 

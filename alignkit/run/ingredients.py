@@ -3,16 +3,16 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import DatasetDict
 
 from alignkit.data import load_data
-from alignkit.decoding.choosing import CHOOSERS
-from alignkit.decoding.proposal import SearchDecoder
+from alignkit.decoding.choosing import Chooser
 from alignkit.decoding.sampling import Decoder
+from alignkit.errors import ConfigError
 from alignkit.recipe import Recipe, read_rewards
 from alignkit.recipe.evaluation_checks import DECODER_KEYS, METRIC_REWARD_KEYS
 from alignkit.recipe.reward_checks import REWARD_KEYS
@@ -22,6 +22,7 @@ from alignkit.reward import (
     check_columns,
     granularity,
     in_evaluation,
+    learned_rewards,
     reward_name,
     unique_names,
 )
@@ -39,18 +40,18 @@ class Ingredients:
         rewards: in the order of the recipe, their log names as the recipe names them.
         metrics: name -> `evaluate.Metric`.
         ptx: the second data set, or None.
-        choose: from a tokenizer to what chooses completions in evaluation; None where they are plain samples.
+        chooser: what completes held-out prompts; None where they are plain samples.
     """
 
     data: DatasetDict
     rewards: list[Any] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     ptx: DatasetDict | None = None
-    choose: Callable[[Any], Any] | None = None
+    chooser: Chooser | None = None
 
     def decoder(self, processing_class: Any) -> Decoder | None:
         """What completes held-out prompts by a model with this tokenizer; None for plain sampling."""
-        return None if self.choose is None else SearchDecoder(self.choose(processing_class))
+        return None if self.chooser is None else self.chooser.decoder(processing_class)
 
 
 def gather(recipe: Recipe, allow_code: bool = True) -> Ingredients:
@@ -62,23 +63,48 @@ def gather(recipe: Recipe, allow_code: bool = True) -> Ingredients:
     data = load_recipe_data(recipe)
     rewards = [build_reward(name, spec, allow_code) for name, spec in recipe.rewards.items()]
     metrics = build_metrics(recipe, allow_code)
-    judges = [metric.reward for metric in metrics.values() if hasattr(metric, "reward")]
+    chooser = build_chooser(recipe, rewards, allow_code)
     for part in data.values():
         check_columns(rewards, part.column_names)
-    check_columns(judges, data["validation"].column_names)
-    choose = build_chooser(recipe.evaluation.get("decoder"), allow_code)
-    if choose is not None:
-        check_columns([choose.args[0]], data["validation"].column_names)
+    check_columns(judges_of(metrics, chooser), completed_columns(recipe, data["validation"].column_names))
     ptx = recipe.data.get("ptx")
-    return Ingredients(data, rewards, metrics, load_data(**ptx) if ptx else None, choose)
+    return Ingredients(data, rewards, metrics, load_data(**ptx) if ptx else None, chooser)
 
 
-def build_chooser(spec: dict[str, Any] | None, allow_code: bool = True) -> "functools.partial[Any] | None":
-    """What `evaluation.decoder` says, its reward built: it waits for the tokenizer."""
+def build_chooser(recipe: Recipe, rewards: Sequence[Any], allow_code: bool = True) -> Chooser | None:
+    """What `evaluation.decoder` says, its reward built, or one of the recipe's rewards, which may learn.
+
+    Raises:
+        ConfigError: a reward that learns, of which nobody would update this copy.
+    """
+    spec = recipe.evaluation.get("decoder")
     if spec is None:
         return None
-    settings = {key: value for key, value in spec.items() if key not in DECODER_KEYS}
-    return functools.partial(CHOOSERS[spec["use"]], judging_reward(spec["reward"], allow_code), **settings)
+    trained = dict(zip(recipe.rewards, rewards, strict=True))
+    named = spec["reward"] if isinstance(spec["reward"], str) else None
+    reward = trained[named] if named in trained else judging_reward(spec["reward"], allow_code)
+    saved = isinstance(spec["reward"], dict) and "model" in spec["reward"]
+    if named not in trained and learned_rewards([reward]) and not saved:
+        raise ConfigError(
+            f"evaluation.decoder.reward: {reward_name(reward)} learns, and this copy of it would know nothing. Name "
+            f"one of the recipe's rewards ({', '.join(trained) or 'it has none'}), or say as model where a saved one is"
+        )
+    return Chooser(spec["use"], reward, {key: value for key, value in spec.items() if key not in DECODER_KEYS})
+
+
+def judges_of(metrics: dict[str, Any], chooser: Chooser | None) -> list[Any]:
+    """The rewards that evaluation asks: those of metrics, and what the decoder chooses by."""
+    return [
+        *(metric.reward for metric in metrics.values() if hasattr(metric, "reward")),
+        *([] if chooser is None else [chooser.reward]),
+    ]
+
+
+def completed_columns(recipe: Recipe, columns: Sequence[str]) -> list[str]:
+    """The columns of the rows that evaluation completes, of data with these."""
+    if recipe.kind.family != "sft":
+        return list(columns)
+    return [*columns, "reference"] if "prompt" in columns else ["prompt", "reference"]
 
 
 def try_rewards(found: Ingredients, rewards: list[Any] | None = None) -> None:

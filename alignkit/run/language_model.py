@@ -116,10 +116,10 @@ def learnable(data: DatasetDict) -> DatasetDict:
 
 
 def held_out_prompts(part: Dataset, given_words: int) -> list[dict[str, Any]]:
-    """Rows with `prompt` and `reference`: the data's own, or the first words of its texts and their rest."""
+    """Rows with `prompt` and `reference`: the data's own with every column, or first words of texts and the rest."""
     if "prompt" in part.column_names:
         other = next((column for column in ("reference", "completion") if column in part.column_names), None)
-        return [{"prompt": row["prompt"], "reference": row[other] if other else None} for row in part]
+        return [{**row, "reference": row[other] if other else None} for row in part]
     if "messages" in part.column_names:
         rows = [row["messages"] for row in part]
         return [{"prompt": m[:-1], "reference": m[-1:]} for m in rows if len(m) > 1 and m[-1]["role"] == "assistant"]

@@ -9,7 +9,7 @@ from alignkit.errors import ConfigError, ModelError
 from alignkit.models.adapters import holds_adapter, let_learn, require_bitsandbytes
 from alignkit.models.from_scratch import build_causal_lm, build_seq2seq, generator_kind
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
-from alignkit.models.locating import RUN_MODEL, resolve_model
+from alignkit.models.locating import RUN_MODEL, RUN_REWARDS, resolve_model
 from alignkit.recipe import Recipe
 from alignkit.text import completion_text, joined_text
 
@@ -30,7 +30,7 @@ def named_models(recipe: Recipe) -> dict[str, str]:
         named[f"evaluation.{name}"] = spec.get("model")
         named[f"evaluation.{name}.user"] = spec.get("user")
         named[f"evaluation.{name}.reward"] = judge.get("model") if isinstance(judge, dict) else None
-    asked = recipe.evaluation.get("decoder", {}).get("reward")
+    asked = (recipe.evaluation.get("decoder") or {}).get("reward")
     named["evaluation.decoder.reward"] = asked.get("model") if isinstance(asked, dict) else None
     return {where: name for where, name in named.items() if isinstance(name, str)}
 
@@ -43,7 +43,8 @@ def check_starting_models(recipe: Recipe) -> None:
     """
     own = recipe.output_dir.resolve()
     for where, name in named_models(recipe).items():
-        if Path(name).expanduser().resolve() in (own, own / RUN_MODEL):
+        place = Path(name).expanduser().resolve()
+        if place in (own, own / RUN_MODEL) or own / RUN_REWARDS in place.parents:
             raise ConfigError(
                 f"{where}: {name} is where this run will save its own model; give it another training.output_dir"
             )

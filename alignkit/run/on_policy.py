@@ -139,11 +139,6 @@ def _trl_trainer(recipe: Recipe, args: Any, found: Ingredients, callbacks: list[
         if "prompt" not in part.column_names:
             raise DataError(f"{name} has no column 'prompt'; it has: {', '.join(part.column_names)}")
     adapter = adapter_config(recipe)
-    if "scratch" in recipe.model and adapter is None and args.beta:
-        raise ConfigError(
-            f"training.beta={args.beta:g}: for its KL, TRL's {recipe.trainer} loads the starting model again by its "
-            "name, and one from scratch has none; set training.beta to 0, or train the model first and name its folder"
-        )
     model, tokenizer = load_generator(recipe, found.data)
     check_adapter(model, adapter)
     # taken before TRL's constructor changes the model's forward

@@ -17,7 +17,6 @@ from alignkit.held_out import Row
 from alignkit.run.beside import Chosen, generated, rows_beside
 from alignkit.text import Text, is_conversational
 
-SEARCHES = ("mcts", "das")
 # option of the command line -> the setting, by decoder
 SETTINGS = {
     "mcts": (
@@ -26,6 +25,7 @@ SETTINGS = {
     ),
     "das": ("beams", "candidates", "alpha", "reward_as", "policy_share", "sample"),
 }
+SEARCHES = tuple(SETTINGS)
 
 
 def search_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from alignkit.errors import AlignkitError
+from alignkit.models.locating import RUN_REWARDS
 from alignkit.reward import LearnedReward, stateful_rewards, walk_rewards
 from alignkit.trainers.checkpoint_files import RECORD
 
-FOLDER = "rewards"
+FOLDER = RUN_REWARDS
 
 
 def _of_all_processes(pending: tuple[list, list, list]) -> tuple[list, list, list]:

@@ -56,6 +56,7 @@ class OnPolicyTrainer(
         metrics: name -> `evaluate.Metric`, computed on held-out completions at every evaluation.
         ref_model: the reference of the KL; by default a frozen copy of the model, or the model without its adapter.
         decoder: what samples completions in training; plain sampling by default.
+        eval_decoder: what completes held-out prompts, such as a `SearchDecoder`; plain sampling by default.
     """
 
     _tag_names = ["alignkit", "on-policy"]  # noqa: RUF012  (TRL's name and type)
@@ -83,6 +84,7 @@ class OnPolicyTrainer(
         metrics: dict[str, Any] | None = None,
         ref_model: PreTrainedModel | None = None,
         decoder: Decoder | None = None,
+        eval_decoder: Decoder | None = None,
     ):
         args = args or self.config_class(output_dir=f"{str(getattr(model, 'name_or_path', model)).split('/')[-1]}-run")
         rewards = check_inputs(self, reward_funcs, args, train_dataset, eval_dataset, reward_processing_classes)
@@ -109,6 +111,7 @@ class OnPolicyTrainer(
         self.reward_func_names = unique_names(rewards)
         self.metrics = dict(metrics or {})
         self.decoder = decoder or SamplingDecoder(with_values=self.uses_values and not policy.separate_critic)
+        self.eval_decoder = eval_decoder
         self.ref_model = self._prepare_reference(policy.reference)
         self.kl_controller = KLController(args.kl_coef, args.kl_target, args.kl_horizon)
         self._sampling_config = generation_config_for(

@@ -1,20 +1,17 @@
 """Where a cooperative trainer takes its completions from: the one table of proposals."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from alignkit.decoding.choosing import nobody
+from alignkit.decoding.choosing import chooser_problems
 from alignkit.decoding.das import DAS
 from alignkit.decoding.enumeration import EnumerationDecoder
 from alignkit.decoding.mcts import MCTS
 from alignkit.decoding.mixture import MixtureDecoder
 from alignkit.decoding.proposal import SearchProposal
 from alignkit.decoding.sampling import Decoder, SamplingDecoder
-from alignkit.errors import ConfigError
-from alignkit.settings import argument_problems
 
 
 def policy_proposal(temperature: float = 1.0) -> Decoder:
@@ -62,16 +59,13 @@ class Proposal:
             settings: its settings.
             needs_density: completions will be weighted by their density.
         """
-        taken = list(inspect.signature(self.takes).parameters.items())[2 if self.guided else 0 :]
-        found = argument_problems(f"the proposal {name!r}", settings, dict(taken), where="proposal_settings")
+        found = chooser_problems(
+            f"the proposal {name!r}", self.takes, settings, "proposal_settings",
+            make=self.make, guided=self.guided, defaults=self.defaults,
+        )  # fmt: skip
         if found:
             return found
-        settings = {**self.defaults, **settings}
-        try:
-            self.make(*([nobody, None] if self.guided else []), **settings)
-        except ConfigError as error:
-            return [f"proposal_settings: {error}"]
-        if self.guided and needs_density and not settings["policy_share"]:
+        if self.guided and needs_density and not {**self.defaults, **settings}["policy_share"]:
             return [
                 f"proposal_settings: policy_share=0 leaves out what {name!r} never tries, and no weight can make up "
                 "for that; set it above 0 (0.1, say), or weighting to 'uniform' or 'best'"

@@ -16,18 +16,23 @@ class Distinct(LearnedReward):
 
     Range: [0, 1]. With the completion put among the latest ones, an n-gram that then occurs c times there counts 1/c,
     and the score is the mean over the completion's n-grams: near 0 for what the policy tells everybody, 1 for what it
-    said to nobody else. Over texts that are each scored among all the others, the mean by n-grams is exactly distinct-n
-    (Li et al. 2016, arXiv:1510.03055). Words and punctuation marks are those of the metric `diversity`.
+    said to nobody else. Where each of a set of texts is scored among all the others, and none is shorter than n words,
+    the mean of the scores, each text weighted by its number of n-grams, is exactly distinct-n (Li et al. 2016,
+    arXiv:1510.03055). Words and punctuation marks are those of the metric `diversity`.
 
-    It learns in training: after each step it takes the step's completions among the latest and forgets the oldest.
-    Before, nothing is known of the policy, and only what a completion says twice counts against it. A completion of
-    fewer than n words counts as one n-gram, an empty one has 0.
+    It learns in training: after each step it takes the step's completions, those of all processes in their order, among
+    the latest and forgets the oldest. Before, nothing is known of the policy, and only what a completion says twice
+    counts against it: a mean reward before training does not compare with one after it. A completion of fewer than n
+    words counts as one n-gram, an empty one has 0.
 
     `update` logs `distinct`, distinct-n of the latest completions.
 
     Args:
         n: words in a row.
         window: so many completions are remembered.
+
+    Raises:
+        RewardError: n or window is no whole number of 1 or more.
 
     >>> reward = Distinct(n=2, window=2)
     >>> _ = reward.update(["", ""], ["that is nice", "that is new"], [None, None])
