@@ -2,20 +2,17 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from alignkit.data.dialogue import Context, context_of
+from alignkit.data.dialogue import Context
 from alignkit.errors import AlignkitError
 from alignkit.held_out import generate_rows
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
-from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
-from alignkit.recipe.reading import read_recipe
 from alignkit.reward import call_reward, check_columns, in_evaluation, scalar_score, unique_names
 from alignkit.run.environment import quiet_hosts
-from alignkit.run.generate import sampling_settings
+from alignkit.run.generate import context_of_run, sampling_settings
 from alignkit.run.ingredients import build_named_rewards
 from alignkit.text import completion_text
 
@@ -108,10 +105,7 @@ def chat(
 
 def _context(model: str, templated: bool, turns: int | None) -> Context | None:
     """What the model was trained on, where a run tells; else the whole conversation by its chat template, if any."""
-    folder = Path(resolve_model(model))
-    run = next((place for place in (folder, folder.parent) if is_run(place)), None)
-    data = read_recipe(run / RUN_RECIPE).get("data") if run is not None else None
-    trained = context_of(**{key: value for key, value in data.items() if key != "ptx"}) if data else None
+    trained = context_of_run(model)
     style = trained.style if trained is not None else "messages" if templated else "text"
     if turns is not None:
         return Context(turns, style)

@@ -193,7 +193,8 @@ def _add_rate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     rate = commands.add_parser("rate", help="let people rate what several systems wrote, blind, and sum it up")
     rate.add_argument(
         "systems", nargs="*", metavar="NAME=PATH",
-        help="a run's folder, or .jsonl with prompt and completion; none goes on with the study in --output",
+        help="a run's folder, .jsonl with prompt and completion, or what evaluate --output wrote; none goes on with "
+        "what is in --output",
     )  # fmt: skip
     rate.add_argument("--output", type=Path, metavar="FOLDER", help="where the study and its ratings are kept")
     rate.add_argument("--summary", type=Path, metavar="FOLDER", help="only sum up the ratings in this folder")

@@ -11,6 +11,7 @@ the completions. Models, samples and paths stay where they are.
 
 import argparse
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -35,8 +36,16 @@ def kept_rows(metrics: Path) -> list[dict]:
 
 
 def without_paths(value):
-    """The value with every absolute path reduced to its last part."""
-    return without_folders(value, instead="")
+    """The value with every absolute path reduced to its last part, a recipe's to its place below `recipes/`."""
+    return without_folders(_recipes_in_place(value), instead="")
+
+
+def _recipes_in_place(value):
+    if isinstance(value, dict):
+        return {key: _recipes_in_place(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_recipes_in_place(item) for item in value]
+    return re.sub(r"^/.*/(recipes/.+\.yaml)$", r"\1", value) if isinstance(value, str) else value
 
 
 def publish(run: Path, study: str, method: str | None, results: Path) -> Path:

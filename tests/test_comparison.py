@@ -168,6 +168,25 @@ def test_the_command_reads_runs_and_writes_json(tmp_path, capsys):
     assert "length" not in capsys.readouterr().out
 
 
+def test_who_searched_and_how_hot_is_said(tmp_path, capsys):
+    """A search against samples compares more than the models."""
+    own = rows(r=0.5, judge=0.5)
+    recipes = {
+        "greedy": {"evaluation": {"temperature": 0}, "training": {"temperature": 0.4}},
+        "sampled": {"training": {"temperature": 0.4}},
+        "plain": {},
+        "searched": {"evaluation": {"decoder": {"use": "best_of_n", "reward": {"use": "look_ahead", "model": "m"}}}},
+        "named": {"evaluation": {"decoder": {"use": "mcts", "reward": "look_ahead"}}},
+    }
+    assert main(["compare", *(run_folder(tmp_path / name, own, **recipe) for name, recipe in recipes.items())]) == 0
+    said = capsys.readouterr().out
+    assert [line for line in said.splitlines() if line.startswith("what completed")] == [
+        f"what completed the prompts is not the same in greedy (greedy) and {name}"
+        for name in ("sampled (temperature 0.4)", "plain (temperature 1)", "searched (best_of_n by look_ahead)",
+                     "named (mcts by look_ahead)")
+    ]  # fmt: skip
+
+
 def test_files_of_evaluate_are_compared_like_runs(tmp_path, capsys):
     judge = {"evaluation": {"metrics": {"judge": {"use": "a"}}}}
     mle = tmp_path / "mle.json"

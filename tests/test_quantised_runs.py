@@ -84,4 +84,4 @@ def test_a_missing_bitsandbytes_is_named(overrides, tiny_quickstart, tmp_path, c
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == GONE else find(name, *a))
     assert train(tiny_quickstart, tmp_path / "run", *overrides) == 2
-    assert "needs bitsandbytes, which is not installed: pip install 'alignkit[quantization]'" in capsys.readouterr().err
+    assert "needs bitsandbytes, which is not installed: pip install -e '.[quantization]'" in capsys.readouterr().err

@@ -106,6 +106,7 @@ def test_a_port_that_is_taken_and_a_folder_in_use_are_said(folder, serve, monkey
         port = str(taken.getsockname()[1])
         assert main(["rate", "plain.jsonl", "tuned.jsonl", "--output", "ratings", "--port", port]) == 2
     assert f"nothing can listen on 127.0.0.1, port {port}" in capsys.readouterr().err
-    serve()
+    assert not (folder / "ratings").exists()
+    serve("plain.jsonl", "tuned.jsonl")
     assert main(["rate", "--output", "ratings", "--port", "0"]) == 2
     assert "is being rated already" in capsys.readouterr().err

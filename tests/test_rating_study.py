@@ -23,6 +23,9 @@ def test_a_runs_folder_gives_its_completions_after_training(tmp_path):
     phases = [{"phase": phase, **row} for phase in ("before", "train", "after") for row in rows(phase, ["a", "b"])]
     append_json_lines(tmp_path / "samples.jsonl", phases)
     assert [row["completion"] for row in read_system(tmp_path)] == ["after on 'a'", "after on 'b'"]
+    judged = [{"prompt": "a", "completion": "found", "rewards": {}}]
+    (tmp_path / "judged.json").write_text(json.dumps({"rows": judged}))
+    assert read_system(tmp_path / "judged.json") == judged
 
 
 @pytest.mark.parametrize(
@@ -192,4 +195,4 @@ def test_without_its_packages_the_page_says_how_to_install_them(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     monkeypatch.delitem(sys.modules, "alignkit.rating.page", raising=False)
     assert main(["rate", "--output", str(tmp_path)]) == 2
-    assert "pip install 'alignkit[rate]'" in capsys.readouterr().err
+    assert "pip install -e '.[rate]'" in capsys.readouterr().err

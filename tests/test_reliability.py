@@ -49,7 +49,8 @@ def run(request, tmp_path_factory):
     (folder / "recipe.yaml").write_text(json.dumps({
         "trainer": "classifier", "model": model, "data": {"use": "files", "path": str(folder)},
         "training": {"output_dir": str(folder / "run"), "num_train_epochs": 6, "learning_rate": 3e-3, "use_cpu": True,
-                     "bf16": False, "per_device_train_batch_size": 32, "save_strategy": "no", "report_to": "none"},
+                     "bf16": False, "per_device_train_batch_size": 32, "save_strategy": "no", "report_to": "none",
+                     **({"train_sampling_strategy": "group_by_length"} if pair else {})},
     }))  # fmt: skip
     return run_recipe(load_recipe(folder / "recipe.yaml"))
 
@@ -102,6 +103,18 @@ def test_the_counts_and_accuracies_are_those_of_the_saved_model(run):
     assert {key: after[key] for key in ("nll", "brier", "calibration_error")} == pytest.approx(
         {key: found[last][key] for key in ("nll", "brier", "calibration_error")}
     )
+
+
+def test_what_a_text_shows_is_what_the_saved_model_says_of_it(run):
+    """Also where the host groups texts by their lengths."""
+    rows = rows_of(run, "validation")
+    found = {row["text"]: (own, row["label"]) for row, own in zip(rows, logits_of(run, rows)[0], strict=True)}
+    shown = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    shown = [row for row in shown if row["phase"] == "after"]
+    assert len(shown) == 64
+    for row in shown:
+        own, label = found[row["prompt"].split("\n")[0]]
+        assert row["reward"] == pytest.approx(float(torch.tensor(own).softmax(-1)[label]), abs=1e-4)
 
 
 def test_the_temperature_was_fitted_on_the_texts_of_train_that_were_left_out(run):

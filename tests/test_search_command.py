@@ -110,3 +110,20 @@ def test_a_reward_by_itself_is_asked_whether_it_reads_tokens(folders, here, caps
 def test_what_cannot_work_is_said(more, expected, folders, here, capsys):
     assert main(["generate", str(folders["causal"]), "--prompt", "it", *more]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_model_of_dialogues_is_not_given_a_turn_without_its_end_unnoticed(tmp_path, capsys):
+    run = tmp_path / "bot"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("trainer: sft\nmodel: x\ndata: {use: dailydialog}\n")
+    tiny_causal_lm().save_pretrained(run / "model")
+    tiny_tokenizer().save_pretrained(run / "model")
+    said = "1 of 2 prompts do not end in a line break"
+    command = ["generate", str(run), "--max-new-tokens", "2"]
+    assert main([*command, "--prompt", "a film", "--prompt", "a film\n"]) == 0
+    assert said in capsys.readouterr().err
+    assert main([*command, "--prompt", "a film\n"]) == 0
+    assert "line break" not in capsys.readouterr().err
+    (run / "recipe.yaml").write_text("trainer: sft\nmodel: x\ndata: {use: imdb}\n")
+    assert main([*command, "--prompt", "a film"]) == 0
+    assert "line break" not in capsys.readouterr().err

@@ -112,7 +112,7 @@ _WIDTHS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  
 def require_bitsandbytes(what: str) -> None:
     """Raises `ConfigError`, with what to install, where bitsandbytes is missing."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(f"{what} needs bitsandbytes, which is not installed: pip install 'alignkit[quantization]'")
+        raise ConfigError(f"{what} needs bitsandbytes, which is not installed: pip install -e '.[quantization]'")
 
 
 def save_quantization(model: Any, folder: str | os.PathLike) -> None:

@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError as error:
     raise ConfigError(
         f"the rating page needs the package {error.name}, which is not installed; install it with "
-        "pip install 'alignkit[rate]'"
+        "pip install -e '.[rate]'"
     ) from error
 
 _FILES = Path(__file__).parent

@@ -43,17 +43,20 @@ def rate(
     """
     from alignkit.rating.page import application
 
-    study = open_study(output, begun(systems, gold, count, seed, questions, together) if systems else None)
-    with Ratings(output, study) as ratings:
-        listening = _listen(host, port)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
-        responses = len(study.items) * len(study.systems)
-        print(f"{len(study.items)} prompts, {len(study.systems)} systems: {responses} responses to rate", flush=True)
-        print(f"raters open {address} (Ctrl-C ends it; answers are in {ratings.file})", flush=True)
-        names = {"localhost", "127.0.0.1", "::1", host}
-        if not _is_local(host):
-            print("it can be reached from other machines, without a password and unencrypted", flush=True)
-        _run(application(study, ratings, names if _is_local(host) else None), listening)
+    with _listen(host, port) as listening:  # a port that is taken is told before anything is written
+        study = open_study(output, begun(systems, gold, count, seed, questions, together) if systems else None)
+        with Ratings(output, study) as ratings:
+            address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+            responses = len(study.items) * len(study.systems)
+            print(
+                f"{len(study.items)} prompts, {len(study.systems)} systems: {responses} responses to rate", flush=True
+            )
+            print(f"raters open {address} (Ctrl-C ends it; answers are in {ratings.file})", flush=True)
+            names = {"localhost", "127.0.0.1", "::1", host}
+            if not _is_local(host):
+                print("it can be reached from other machines, without a password and unencrypted", flush=True)
+            _run(application(study, ratings, names if _is_local(host) else None), listening)
+        print(f"ended; go on with: alignkit rate --output {output}, sum up with: alignkit rate --summary {output}")
 
 
 def begun(
@@ -104,5 +107,4 @@ def _run(app: object, listening: socket.socket) -> None:
 
     # no log of requests: addresses hold the raters' names
     settings = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)  # type: ignore[arg-type]
-    with listening:
-        uvicorn.Server(settings).run(sockets=[listening])
+    uvicorn.Server(settings).run(sockets=[listening])

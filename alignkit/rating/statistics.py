@@ -149,7 +149,7 @@ def agreement(ratings: np.ndarray, level: Level = "ordinal") -> Agreement:
     except ModuleNotFoundError as error:
         raise ConfigError(
             "the agreement of raters is computed by the package krippendorff, which is not installed; install it with "
-            "pip install 'alignkit[rate]'"
+            "pip install -e '.[rate]'"
         ) from error
     return Agreement(float(krippendorff.alpha(reliability_data=values, level_of_measurement=level)), pairable)
 

@@ -143,7 +143,7 @@ def _only_one(folder: Path) -> Any:
     try:
         from filelock import FileLock, Timeout
     except ModuleNotFoundError as error:
-        raise ConfigError("rating needs the package filelock; install it with pip install 'alignkit[rate]'") from error
+        raise ConfigError("rating needs the package filelock; install it with pip install -e '.[rate]'") from error
     lock = FileLock(folder / "ratings.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)

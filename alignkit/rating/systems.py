@@ -37,7 +37,7 @@ def parse_system(argument: str) -> tuple[str, Path]:
     name, equals, path = argument.partition("=")
     if not equals or Path(argument).exists():
         place = Path(argument)
-        return (place.stem if place.suffix == ".jsonl" else place.resolve().name), place
+        return (place.stem if place.suffix in (".json", ".jsonl") else place.resolve().name), place
     return name.strip(), Path(path)
 
 
@@ -59,7 +59,8 @@ def turns_of(prompt: Any) -> tuple[Turn, ...]:
 
 
 def read_system(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run's folder (its completions after training) or of a file of JSON lines.
+    """The rows of a run's folder (its completions after training), of a file of JSON lines, or of what `alignkit
+    evaluate --output` wrote.
 
     Raises:
         DataError: nothing is there, or a row lacks prompt or completion.
@@ -67,9 +68,14 @@ def read_system(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     file = path / "samples.jsonl" if path.is_dir() else path
     if not file.is_file():
-        hint = "has no samples.jsonl: is it the folder of a finished run?" if path.is_dir() else "is no file or folder"
+        hint = "has no samples.jsonl: is it the folder of a finished run?" if path.is_dir() else "is no file or folder."
         raise DataError(f"{path} {hint} Expected a run's folder, or .jsonl with rows of prompt and completion")
-    rows = read_json_lines(file)
+    if file.suffix == ".json":
+        from alignkit.run.compare import read_judged
+
+        rows = read_judged(file)["rows"]
+    else:
+        rows = read_json_lines(file)
     if any("phase" in row for row in rows):
         rows = [row for row in rows if row.get("phase") == "after"]
         if not rows:

@@ -1,5 +1,7 @@
 """A classifier of texts or pairs of texts, trained by transformers' own Trainer: what a reward can be made of."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -79,7 +81,8 @@ class ClassifierJob:
 
     def evaluate(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Figures on the whole validation split, and rows that show what it says of single texts."""
-        predicted = self.trainer.predict(self.trainer.eval_dataset, metric_key_prefix="eval")
+        with _in_order(self.trainer.args):
+            predicted = self.trainer.predict(self.trainer.eval_dataset, metric_key_prefix="eval")
         keep = ("eval_loss", *(f"eval_{name}" for name in ("accuracy", "f1", "nll", "brier", "calibration_error")))
         figures = {key.removeprefix("eval_"): float(v) for key, v in predicted.metrics.items() if key in keep}
         validation = self.data["validation"]
@@ -126,6 +129,17 @@ class ClassifierJob:
             "as_trained": calibration_figures(logits * self.temperature, labels),
             "scaled": calibration_figures(logits, labels),
         }
+
+
+@contextmanager
+def _in_order(args: TrainingArguments) -> Iterator[None]:
+    """Has the host predict in the order of the data: with `group_by_length` it would group evaluation's texts too, and
+    predictions would lie beside other texts' labels."""
+    strategy, args.train_sampling_strategy = args.train_sampling_strategy, "random"
+    try:
+        yield
+    finally:
+        args.train_sampling_strategy = strategy
 
 
 def classification_figures(predicted: EvalPrediction) -> dict[str, float]:

@@ -78,7 +78,7 @@ def _systems(given: list[str]) -> dict[str, list[Path]]:
     return dict(zip(names, runs, strict=True))
 
 
-def _judged(file: Path) -> dict[str, Any]:
+def read_judged(file: Path) -> dict[str, Any]:
     """What `alignkit evaluate --output` wrote."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def _judged(file: Path) -> dict[str, Any]:
 
 def _rows_after(run: Path) -> list[Row]:
     if run.is_file():
-        return list(_judged(run)["rows"])
+        return list(read_judged(run)["rows"])
     file = run / "samples.jsonl"
     rows = [row for row in read_json_lines(file) if row.get("phase") == "after"] if file.is_file() else []
     if not rows:
@@ -106,14 +106,14 @@ def _rows_after(run: Path) -> list[Row]:
 
 def _recipe(run: Path) -> dict[str, Any]:
     if run.is_file():
-        return _judged(run).get("recipe") or {}
+        return read_judged(run).get("recipe") or {}
     file = run / RUN_RECIPE
     return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
 
 
 def _differing(recipes: dict[str, dict[str, Any]]) -> list[str]:
     """Where one name stands for different measures, whose figures do not compare."""
-    measures: dict[str, dict[str, Any]] = {}
+    measures: dict[str, dict[str, Any]] = {"what completed the prompts": {r: _completer(o) for r, o in recipes.items()}}
     for run, recipe in recipes.items():
         for name, spec in (recipe.get("rewards") or {}).items():
             own = {key: value for key, value in (spec or {}).items() if key != "weight"}
@@ -129,6 +129,18 @@ def _differing(recipes: dict[str, dict[str, Any]]) -> list[str]:
             if of_runs[run] != of_runs[first]
         ]
     return remarks
+
+
+def _completer(recipe: dict[str, Any]) -> str:
+    """How held-out prompts were completed."""
+    evaluation, training = recipe.get("evaluation") or {}, recipe.get("training") or {}
+    decoder = evaluation.get("decoder")
+    if decoder:
+        asked = decoder["reward"] if isinstance(decoder["reward"], str) else decoder["reward"]["use"]
+        return f"{decoder['use']} by {asked}"
+    given = (evaluation.get("temperature"), training.get("eval_temperature"), training.get("temperature"), 1.0)
+    temperature = next(one for one in given if one is not None)
+    return f"temperature {temperature:g}" if temperature else "greedy"
 
 
 def _table(found: Comparison) -> Table:

@@ -20,6 +20,7 @@ from alignkit.models.locating import RUN_MODEL, RUN_REWARDS, resolve_model
 from alignkit.models.precision import named_dtype
 from alignkit.recipe import Recipe
 from alignkit.reward import check_columns, required_columns, reward_name, unique_names
+from alignkit.run.folder import earlier_run
 from alignkit.run.ingredients import (
     Ingredients,
     build_chooser,
@@ -196,6 +197,8 @@ def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
     print(f"{recipe.source}: dry run of trainer {recipe.trainer}")
     check = DryRun(recipe, config)
     check_writable(recipe.output_dir, "training.output_dir")
+    if occupied := earlier_run(recipe.output_dir):
+        print(f"  note       {occupied}")
     check.passed(f"recipe: {type(config).__name__} takes all settings; the run would go to {recipe.output_dir}")
     found = check.data(allow_code)
     here = check.models()

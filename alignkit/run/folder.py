@@ -90,14 +90,10 @@ class RunFolder:
             check_writable(path, "training.output_dir")
             finish_replacing(path)
         PartialState().wait_for_everyone()
-        checkpoints = newest_last(path)
         if resume:
             return cls(path, _to_continue(path, main), main=main)
-        if checkpoints and not overwrite:
-            raise AlignkitError(
-                f"{path} holds checkpoints of an earlier run ({checkpoints[-1].name}); continue it with --resume, "
-                "replace it with --overwrite, or choose another training.output_dir"
-            )
+        if not overwrite and (occupied := earlier_run(path)):
+            raise AlignkitError(occupied)
         return cls(path, keep=not overwrite, main=main)
 
     def begin(self) -> None:
@@ -246,3 +242,14 @@ def _to_continue(path: Path, main: bool) -> Path | None:
     if main:
         print(f"{path}: {choice.sentence()}")
     return choice.checkpoint
+
+
+def earlier_run(path: Path) -> str | None:
+    """Why a fresh run may not go into a folder: the checkpoints of an earlier one are there."""
+    checkpoints = newest_last(path)
+    if not checkpoints:
+        return None
+    return (
+        f"{path} holds checkpoints of an earlier run ({checkpoints[-1].name}); continue it with --resume, "
+        "replace it with --overwrite, or choose another training.output_dir"
+    )

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from alignkit.compose import WeightedSum
+from alignkit.data.dialogue import TURN_END, Context, context_of
 from alignkit.decoding.choosing import CHOOSERS
 from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
 from alignkit.errors import AlignkitError, DataError
 from alignkit.held_out import generate_rows
 from alignkit.json_lines import read_json_lines
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
+from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
 from alignkit.recipe import read_rewards
+from alignkit.recipe.reading import read_recipe
 from alignkit.reward import call_reward, check_columns
 from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.environment import quiet_hosts
@@ -50,6 +54,7 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     rewards = build_named_rewards(args.reward, allow_code=not args.no_code)
     check_columns(rewards, examples[0])
     tokenizer = load_tokenizer(args.model)
+    _say_how_turns_end(args.model, examples)
     model = load_causal_or_seq2seq(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     config = sampling_settings(
         model, tokenizer, args.max_new_tokens, args.temperature, top_p=args.top_p, top_k=args.top_k
@@ -74,7 +79,7 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
         write_text(args.output, "".join(line + "\n" for line in lines))
         print(f"{len(rows)} completions written to {args.output}")
     else:
-        _show(rows, Console())
+        _show(rows, Console(), apart=model.config.is_encoder_decoder)
     return rows
 
 
@@ -127,9 +132,32 @@ def _written(row: dict[str, Any]) -> dict[str, Any]:
     return {**row["columns"], **kept, **{key: row[key] for key in ("log_density", *BESIDE) if key in row}}
 
 
-def _show(rows: list[dict[str, Any]], console: Console) -> None:
+def context_of_run(model: str) -> Context | None:
+    """How the run that trained a model formed its dialogues; None for other data, or a model of no run."""
+    folder = Path(resolve_model(model))
+    run = next((place for place in (folder, folder.parent) if is_run(place)), None)
+    data = read_recipe(run / RUN_RECIPE).get("data") if run is not None else None
+    return context_of(**{key: value for key, value in data.items() if key != "ptx"}) if data else None
+
+
+def _say_how_turns_end(model: str, examples: list[dict[str, Any]]) -> None:
+    """A model of dialogues takes a line without its end for one that is still being said, and may write nothing."""
+    context = context_of_run(model)
+    if context is None or context.style != "text":
+        return
+    open_ended = sum(isinstance(row["prompt"], str) and not row["prompt"].endswith(TURN_END) for row in examples)
+    if open_ended:
+        print(
+            f"{open_ended} of {len(examples)} prompts do not end in a line break, and in the dialogues that {model} "
+            "learned from every turn does: --prompt $'How are you?\\n', or \\n at a prompt's end in a .jsonl file",
+            file=sys.stderr,
+        )
+
+
+def _show(rows: list[dict[str, Any]], console: Console, apart: bool) -> None:
     for row in rows:
         prompt = f"[dim]{escape(prompt_text(row['prompt']))}[/dim]"
+        prompt += "\n" if apart and not prompt_text(row["prompt"]).endswith("\n") else ""
         beside = next((key for key in BESIDE if key in row), None)
         labels = BESIDE[beside] if beside else ("", "")
         for label, said in zip(labels, (row[beside] if beside else None, row), strict=True):
