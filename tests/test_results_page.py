@@ -164,7 +164,7 @@ def test_a_published_run_keeps_its_figures_and_loses_its_paths(tmp_path):
 
 def test_what_is_published_loses_every_folder_as_a_card_does():
     command = ["alignkit", "train", "/data/ann smith/ppo.yaml", "model=/data/a,b/lm", "file:///data/ann/x.json"]
-    known = ["evaluate", "runs/a", "--evaluation", "/home/ann/alignkit/recipes/look_ahead/ppo.yaml"]
+    known = ["evaluate", "runs/a", "--evaluation", "/data/ann/alignkit/recipes/look_ahead/ppo.yaml"]
     assert add_result.without_paths(known) == [*known[:3], "recipes/look_ahead/ppo.yaml"]
     assert add_result.without_paths({"command": command, "seed": 7}) == {
         "command": ["alignkit", "train", "ppo.yaml", "model=lm", "x.json"],
