@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from alignkit.data import DATASETS, data_problems, data_settings, known_columns, load_data
 from alignkit.data.splitting import held_out, hold_out, limited
 from alignkit.errors import DataError
-from alignkit.models.from_scratch import CausalSpec, ClassifierSpec
+from alignkit.models.from_scratch import CausalSpec, ClassifierSpec, Seq2SeqSpec
 from alignkit.settings import misfit, setting_problems
 
 
@@ -39,17 +39,16 @@ def test_the_page_on_data_lists_every_setting_with_its_default(name):
     assert listed == {n: "" if p.default is required else repr(p.default) for n, p in parameters.items()}
 
 
-@pytest.mark.parametrize("kind", [CausalSpec, ClassifierSpec])
-def test_the_page_on_data_lists_the_shape_of_a_new_model(kind):
+@pytest.mark.parametrize(("column", "kind"), enumerate([CausalSpec, Seq2SeqSpec, ClassifierSpec], 1))
+def test_the_page_on_data_lists_the_shape_of_a_new_model(column, kind):
     page = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
     section = page.split("\n## Models from nothing\n")[1]
-    column = 1 if kind is CausalSpec else 2
     rows = [
         [cell.strip().strip("`") for cell in row.split("|")[1:-1]] for row in section.splitlines() if row[:3] == "| `"
     ]
     listed = {row[0]: row[column] for row in rows if row[column]}
     assert listed == {
-        field.name: field.default if isinstance(field.default, str) else f"{field.default:g}"
+        field.name: f"{field.default:g}" if type(field.default) in (int, float) else str(field.default).lower()
         for field in dataclasses.fields(kind)
     }
 
