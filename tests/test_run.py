@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -288,7 +289,9 @@ training: {{output_dir: {tmp_path}/run, max_steps: 1, max_completion_length: 4, 
 def test_two_processes_train_one_model_and_write_one_folder(trainer, tiny_quickstart, tmp_path):
     recipe = tiny_recipe(trainer, tiny_quickstart, tmp_path / "run", "training.use_cpu=true")
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml())
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29761"]
+    with socket.create_server(("127.0.0.1", 0)) as free:  # two of these may run at the same time
+        port = str(free.getsockname()[1])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     done = subprocess.run(
         [*launch, "-m", "alignkit", "train", str(tmp_path / "resolved.yaml")],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "ALIGNKIT_NUM_PROCESSES": "2"},
