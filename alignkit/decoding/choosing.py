@@ -81,7 +81,7 @@ def greedy_problem(decoder: Mapping[str, Any] | None, temperature: float | None)
     """
     if not isinstance(decoder, Mapping) or decoder.get("use") != "best_of_n" or temperature != 0:
         return None
-    n = decoder.get("n", 8)
+    n = decoder.get("n", inspect.signature(BestOfN).parameters["n"].default)
     return (
         None
         if n == 1

@@ -95,19 +95,6 @@ class SearchDecoder:
         Raises:
             ConfigError: a forward gathers weights from other processes: searches do not ask equally often.
         """
-        return self._completed(model, prompt_ids, prompt_mask, generation_config, prompts, columns, synced_gpus)[0]
-
-    def _completed(
-        self,
-        model: PreTrainedModel,
-        prompt_ids: torch.Tensor,
-        prompt_mask: torch.Tensor,
-        generation_config: GenerationConfig,
-        prompts: list[Text] | None,
-        columns: Mapping[str, list[Any]] | None,
-        synced_gpus: bool | None,
-    ) -> tuple[Completions, Any]:
-        """Completions, and what the search gave besides."""
         shared = weights_are_shared(model) if synced_gpus is None else synced_gpus
         if shared and getattr(self.search, "asks_unequally", True):
             raise ConfigError(
@@ -124,7 +111,11 @@ class SearchDecoder:
         ids = out.sequences[:, begun:]
         lengths = torch.tensor([len(row) for row in chosen_ids(out)], device=ids.device)
         mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
-        return Completions(prompt_ids, prompt_mask, ids, mask), out
+        return self._filled(Completions(prompt_ids, prompt_mask, ids, mask), out)
+
+    def _filled(self, made: Completions, out: Any) -> Completions:
+        """The completions with what the search's output says of them besides."""
+        return made
 
 
 class SearchProposal(SearchDecoder):
@@ -157,19 +148,6 @@ class SearchProposal(SearchDecoder):
         """Whether every completion that the policy can write can be drawn."""
         return self.search.policy_share > 0
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        prompt_ids: torch.Tensor,
-        prompt_mask: torch.Tensor,
-        generation_config: GenerationConfig,
-        *,
-        prompts: list[Text] | None = None,
-        columns: Mapping[str, list[Any]] | None = None,
-        synced_gpus: bool | None = None,
-    ) -> Completions:
-        """Complete `prompt_ids` (B, P); arguments and errors are those of `SearchDecoder`."""
-        made, out = self._completed(model, prompt_ids, prompt_mask, generation_config, prompts, columns, synced_gpus)
+    def _filled(self, made: Completions, out: Any) -> Completions:
         made.log_probs, made.log_density = out.log_probs, out.log_density
         return made
