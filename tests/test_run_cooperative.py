@@ -68,3 +68,31 @@ def test_each_run_goes_on_from_what_the_last_one_left(study):
     assert "cooperative training" in card and "Lamprier" in card
     figures = evaluate_run(study / "gcn")
     assert figures["distinct_2"] == pytest.approx(results["after"]["distinct_2"])
+
+
+def test_evaluating_a_run_asks_its_discriminator_as_it_ended(study):
+    first, run = study / "discriminator", study / "gcn"
+    name = "rewards/discriminator/mean"
+    ended = json.loads((run / "results.json").read_text())["after"][name]
+    assert evaluate_run(run)[name] == pytest.approx(ended, abs=1e-6)
+    assert evaluate_run("gcn.yaml", model=str(run))[name] != pytest.approx(ended, abs=1e-6), "as the recipe starts"
+    # the recipe describes a new network, of which nothing but how it learns is still asked for
+    ended = json.loads((first / "results.json").read_text())["after"][name]
+    assert evaluate_run(first)[name] == pytest.approx(ended, abs=1e-6)
+
+
+def test_a_search_on_top_is_guided_by_what_the_run_learned(study):
+    name = "rewards/discriminator/mean"
+    plain = evaluate_run(study / "gcn")[name]
+    search = "{use: best_of_n, reward: discriminator, n: 8}"
+    assert evaluate_run(study / "gcn", [f"evaluation.decoder={search}"])[name] > plain
+
+
+def test_the_state_of_a_reward_without_a_network_is_kept_too(study):
+    changes = ["rewards={distinct: {}}", "training.output_dir=runs/counts", "training.reward_as=exponential"]
+    run_recipe(load_recipe("gcn.yaml", changes))
+    run = study / "counts"
+    name = "rewards/distinct/mean"
+    ended = json.loads((run / "results.json").read_text())["after"][name]
+    assert (run / "rewards" / "distinct.pt").is_file()
+    assert evaluate_run(run)[name] == pytest.approx(ended, abs=1e-6)

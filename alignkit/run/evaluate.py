@@ -23,6 +23,7 @@ from alignkit.run.ending import figure
 from alignkit.run.environment import check_processes, command_line, describe_environment, quiet_hosts
 from alignkit.run.ingredients import gather
 from alignkit.run.models import loading_options
+from alignkit.run.saved_rewards import restore_states, with_saved_networks
 from alignkit.whole_files import write_text
 
 _TRAINING_ROWS = 64  # that a trainer is built with, which trains on none of them
@@ -39,6 +40,8 @@ def evaluate_run(
     allow_code: bool = True,
 ) -> dict[str, float]:
     """Prints the held-out figures of a model, by a recipe's data, rewards and metrics.
+
+    Rewards that learn are asked as they were when the run ended; those of a recipe, as it starts with them.
 
     The reference of the KL stays the model that the recipe starts from. One that starts from random weights has none:
     they are not kept, so there is no KL, and it is said so.
@@ -64,8 +67,10 @@ def evaluate_run(
     check_processes()
     recipe, own = _recipe_of(Path(run), overrides, allow_code, evaluation)
     _check_temperatures(recipe, temperatures)
+    recipe = with_saved_networks(recipe, Path(run))
     judged = _with_model(recipe, model or own)
     found = gather(judged, allow_code)
+    restore_states(found.rewards, Path(run))
     sizes = {split: {"rows": len(part)} for split, part in found.data.items()}
     if (
         "name" in judged.model

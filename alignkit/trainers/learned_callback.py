@@ -24,6 +24,11 @@ def _of_all_processes(pending: tuple[list, list, list]) -> tuple[list, list, lis
     return list(prompts), list(completions), list(references)
 
 
+def _write(reward: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(reward.state_dict(), file)
+
+
 class RewardStateCallback(TrainerCallback):
     """Updates each `LearnedReward` at the end of every optimiser step, and keeps all rewards' state in checkpoints.
 
@@ -37,7 +42,8 @@ class RewardStateCallback(TrainerCallback):
     With several processes the copies begin with the main process's state and learn from the completions of all of them,
     with the same random numbers: they stay equal, and one of them is the checkpoint.
 
-    A reward with `save_pretrained(folder)` is also saved as a model, in `rewards/<key>` of the run, when training ends.
+    When training ends, a reward with `save_pretrained(folder)` is saved as a model in `rewards/<key>` of the run, and the
+    state of every other as `rewards/<key>.pt`: `alignkit evaluate` of the run asks them as they ended.
 
     Args:
         rewards: the rewards given to the trainer; compositions are searched.
@@ -120,14 +126,16 @@ class RewardStateCallback(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             for key, reward in self.stateful.items():
+                place = Path(args.output_dir) / FOLDER
                 if callable(getattr(reward, "save_pretrained", None)):
-                    reward.save_pretrained(Path(args.output_dir) / FOLDER / key)
+                    reward.save_pretrained(place / key)
+                else:
+                    _write(reward, place / f"{key}.pt")
 
     def save(self, checkpoint: Path) -> None:
         """Write each reward's state to `checkpoint/rewards/<key>.pt`."""
-        (checkpoint / FOLDER).mkdir(parents=True, exist_ok=True)
         for key, reward in self.stateful.items():
-            torch.save(reward.state_dict(), checkpoint / FOLDER / f"{key}.pt")
+            _write(reward, checkpoint / FOLDER / f"{key}.pt")
 
     def restore(self, checkpoint: Path) -> None:
         """Read them back.

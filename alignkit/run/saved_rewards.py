@@ -1,0 +1,38 @@
+"""The rewards of a finished run as they ended: networks that it saved, and states of the others that learn."""
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignkit.models.locating import RUN_REWARDS
+from alignkit.recipe import Recipe
+from alignkit.reward import stateful_rewards
+
+# What describes a network before it has learned; the saved one knows all of it.
+_OF_A_NEW_NETWORK = ("scratch", "tokenizer")
+
+
+def with_saved_networks(recipe: Recipe, run: Path) -> Recipe:
+    """The recipe whose rewards start from the networks that the run saved under their names in `rewards/`.
+
+    A copy where there are any; a network inside a composition has no name in the recipe, and is not among them.
+    """
+    saved = [name for name in recipe.rewards if (run / RUN_REWARDS / name / "config.json").is_file()]
+    if not saved:
+        return recipe
+    changed = copy.deepcopy(recipe)
+    for name in saved:
+        spec = {key: value for key, value in recipe.rewards[name].items() if key not in _OF_A_NEW_NETWORK}
+        changed.rewards[name] = {**spec, "model": str(run / RUN_REWARDS / name)}
+    return changed
+
+
+def restore_states(rewards: Iterable[Any], run: Path) -> None:
+    """Put back what rewards without a network had learned by the end of the run."""
+    for key, reward in stateful_rewards(rewards).items():
+        file = run / RUN_REWARDS / f"{key}.pt"
+        if file.is_file():
+            reward.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
