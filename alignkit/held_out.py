@@ -61,8 +61,9 @@ def generate_rows(
     Returns:
         a row per example: `prompt`, `completion`, `rewards` (name -> score or None), `reward` (weighted sum, or
         None), `length` (tokens), `kl` (nats of the whole response, or None), `reference`, `columns`; with
-        `score_references` also `reference_nll` (nats of the whole text, end token included, at temperature 1; or None)
-        and `reference_tokens`.
+        `score_references` also `reference_nll` (nats of the whole text, end token included, at temperature 1; or None),
+        `reference_nll_sampled` (the same at the temperature that completions are sampled with, before top-p and its
+        like; None where they are not sampled) and `reference_tokens`.
     """
     decoder = decoder or SamplingDecoder()
     names = unique_names(reward_funcs)
@@ -126,7 +127,7 @@ def _of_references(
     prompt_mask: torch.Tensor,
     config: GenerationConfig,
 ) -> list[dict[str, Any]]:
-    """`reference_nll` and `reference_tokens` of each example."""
+    """`reference_nll`, `reference_nll_sampled` and `reference_tokens` of each example."""
     texts = [None if example.get(column) is None else completion_text(example[column]) for example in examples]
     ends = [] if processing_class.eos_token_id is None else [processing_class.eos_token_id]
     encoded = [
@@ -135,14 +136,25 @@ def _of_references(
     ]
     cut = [ids[: config.max_new_tokens] for ids in encoded]
     if not any(cut):
-        return [{"reference_nll": None, "reference_tokens": 0}] * len(cut)
+        return [{"reference_nll": None, "reference_nll_sampled": None, "reference_tokens": 0}] * len(cut)
     ids, mask = pad_right(cut, config.pad_token_id, prompt_ids.device)
     add_scoring(model)
-    log_probs = score_completions(model, prompt_ids, prompt_mask, ids, mask, temperature=1.0)["log_probs"]
-    sums = -(log_probs.double() * mask).sum(1)
+
+    def nats(temperature: float) -> list[float]:
+        scores = score_completions(model, prompt_ids, prompt_mask, ids, mask, temperature=temperature)
+        return (-(scores["log_probs"].double() * mask).sum(1)).tolist()
+
+    plain = nats(1.0)
+    sampled: Sequence[float | None] = [None] * len(cut)
+    if config.do_sample:
+        sampled = plain if config.temperature in (None, 1.0) else nats(config.temperature)
     return [
-        {"reference_nll": total if own else None, "reference_tokens": len(own)}
-        for total, own in zip(sums.tolist(), cut, strict=True)
+        {
+            "reference_nll": plain[i] if own else None,
+            "reference_nll_sampled": sampled[i] if own else None,
+            "reference_tokens": len(own),
+        }
+        for i, own in enumerate(cut)
     ]
 
 

@@ -3,11 +3,13 @@
     python benchmarks/decoding.py                         every case, one row of the table each
     python benchmarks/decoding.py --only reference kept   some of them
     python benchmarks/decoding.py --new-tokens 32 --rounds 3
+    python benchmarks/decoding.py --policy runs/X --discriminator runs/Y/rewards/discriminator
 
 The policy is model S of `make bench` (four layers of width 256, 8192 words) with random weights, its last norm scaled
 so that the likeliest next word has a probability of about one half, as in a model that is fit for its task: a flat
 policy would leave no subtree to keep. The reward is a token classifier of the same shape, also random. 8 prompts of 24
-to 32 tokens, 50 simulations, 50 children, exploration 8.
+to 32 tokens, 50 simulations, 50 children, exploration 8. `--policy` and `--discriminator` take trained ones, which
+write questions on the first 8 rows of SQuAD's validation part.
 
 `reference` is the same search as one would first write it, prompts in one batch: at every simulation the whole text of
 every leaf is read anew by both models, and each token begins with an empty tree. All cases but the last two make the
@@ -28,12 +30,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from job import END_OF_SEQUENCE, PAD, SEED, SIZES, Job, model, prompts, tokenizer
+from job import PAD, SEED, SIZES, Job, model, prompts, tokenizer
 from transformers import BertConfig, BertForSequenceClassification, GPT2ForTokenClassification
 
-from alignkit import MCTS
+from alignkit import MCTS, load_reward
+from alignkit.data import load_data
 from alignkit.decoding.prompts import encode_prompts, pad_left
 from alignkit.decoding.sampling import generation_config_for
+from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.tree import TreeReader
 
 BATCH, SIMULATIONS, CHILDREN, EXPLORATION = 8, 50, 50, 8.0
@@ -111,12 +115,12 @@ class _Node:
 
 
 @torch.no_grad()
-def reference(policy: Any, reward: Discriminator, encoded: list[list[int]], length: int) -> list[list[int]]:
+def reference(policy: Any, reward: Discriminator, encoded: list[list[int]], length: int, end: int) -> list[list[int]]:
     """The search without memory of what was read: one batch a simulation, an empty tree a token."""
 
     def children(texts: list[list[int]]) -> list[_Node]:
         logits = _last(policy, texts)
-        logits[:, END_OF_SEQUENCE] = -torch.inf
+        logits[:, end] = -torch.inf
         top, tokens = logits.softmax(-1).topk(CHILDREN)
         prior = (top.double() / top.double().sum(1, keepdim=True)).numpy()
         empty = np.zeros(CHILDREN)
@@ -180,9 +184,22 @@ def build(job: Job) -> dict[str, Any]:
     causal = GPT2ForTokenClassification(type(policy.config)(**shape, num_labels=1))
     with torch.no_grad():
         causal.classifier.weight.normal_(std=1 / job.width**0.5)  # logits of about one
+    return _parts(job, policy, causal, words, list(prompts(job, BATCH)["prompt"]))
+
+
+def build_trained(policy: str, discriminator: str) -> dict[str, Any]:
+    """The same with networks that have learned to write questions, and to tell them from people's."""
+    data = load_data("squad", sentences=0, prompt_words=56, reference_words=24)["validation"]
+    causal, _ = load_reward("discriminator", model=discriminator, updates=0).network()
+    texts = list(data.select(range(BATCH))["prompt"])
+    return _parts(SIZES["S"], load_causal_or_seq2seq(policy).eval(), causal, load_tokenizer(policy), texts)
+
+
+def _parts(job: Job, policy: Any, causal: Any, words: Any, texts: list[str]) -> dict[str, Any]:
+    torch.manual_seed(SEED + 2)
     whole = BertForSequenceClassification(
         BertConfig(
-            vocab_size=job.vocabulary,
+            vocab_size=len(words),
             hidden_size=job.width,
             num_hidden_layers=job.layers,
             num_labels=1,
@@ -191,7 +208,6 @@ def build(job: Job) -> dict[str, Any]:
             pad_token_id=PAD,
         )
     )
-    texts = list(prompts(job, BATCH)["prompt"])
     return {
         "policy": policy,
         "causal": Discriminator(causal.eval(), words),
@@ -207,7 +223,7 @@ def cases(parts: dict[str, Any], length: int) -> dict[str, Callable[[], tuple[li
     policy, words = parts["policy"], parts["words"]
     ids, mask = pad_left(parts["encoded"], PAD)
     config = generation_config_for(
-        policy, words, max_new_tokens=length, suppress_tokens=[END_OF_SEQUENCE], return_dict_in_generate=True
+        policy, words, max_new_tokens=length, suppress_tokens=[words.eos_token_id], return_dict_in_generate=True
     )
 
     def ours(reward: Any, **settings: Any) -> tuple[list[list[int]], Any]:
@@ -221,7 +237,7 @@ def cases(parts: dict[str, Any], length: int) -> dict[str, Callable[[], tuple[li
     return {
         "anew": lambda: ours(causal, keep_subtree=False),
         "kept": lambda: ours(causal),
-        "reference": lambda: (reference(policy, causal, parts["encoded"], length), None),
+        "reference": lambda: (reference(policy, causal, parts["encoded"], length, words.eos_token_id), None),
         "waves of 8": lambda: ours(causal, leaves_per_wave=8),
         "bidirectional": lambda: ours(parts["bidirectional"]),
     }
@@ -243,9 +259,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=None)
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--policy", help="a trained causal model, in place of random weights")
+    parser.add_argument(
+        "--discriminator", help="the folder of a saved causal discriminator that it was trained against"
+    )
     args = parser.parse_args()
+    if (args.policy is None) != (args.discriminator is None):
+        parser.error("--policy and --discriminator go together")
     torch.set_num_threads(1)
-    parts = build(SIZES["S"])
+    parts = build(SIZES["S"]) if args.policy is None else build_trained(args.policy, args.discriminator)
     watch = Watch(parts["policy"], parts["causal"].classifier, parts["bidirectional"].classifier)
     wanted = {n: case for n, case in cases(parts, args.new_tokens).items() if args.only is None or n in args.only}
     cases(parts, 1)["kept"]()  # first use of everything

@@ -41,7 +41,7 @@ def test_the_likelihood_of_references_is_the_models_own_loss(make):
     rows = rows_of(model, score_references=True)
     for example, row in zip(EXAMPLES, rows, strict=True):
         if example["reference"] is None:
-            assert (row["reference_nll"], row["reference_tokens"]) == (None, 0)
+            assert (row["reference_nll"], row["reference_nll_sampled"], row["reference_tokens"]) == (None, None, 0)
             continue
         wanted = tokens(example["reference"])
         prompt = tiny_tokenizer()(text=example["prompt"])["input_ids"]
@@ -57,6 +57,26 @@ def test_the_likelihood_of_references_is_the_models_own_loss(make):
     known = [row for row in rows if row["reference_nll"] is not None]
     nats = sum(row["reference_nll"] for row in known) / sum(row["reference_tokens"] for row in known)
     assert summarise(rows, [])["reference_perplexity"] == pytest.approx(math.exp(nats))
+
+
+def test_the_likelihood_of_references_at_the_temperature_that_samples():
+    model, tokenizer = tiny_causal_lm().eval(), tiny_tokenizer()
+    rows = rows_of(model, score_references=True)  # samples at 0.4
+    for example, row in zip(EXAMPLES, rows, strict=True):
+        if example["reference"] is None:
+            continue
+        prompt, wanted = tokenizer(text=example["prompt"])["input_ids"], tokens(example["reference"])
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + wanted])).logits[0, len(prompt) - 1 : -1].double() / 0.4
+        own = logits.log_softmax(-1).gather(1, torch.tensor(wanted)[:, None]).sum()
+        assert row["reference_nll_sampled"] == pytest.approx(-float(own), rel=1e-4) != row["reference_nll"]
+    figures = summarise(rows, [])
+    assert figures["reference_perplexity_sampled"] != figures["reference_perplexity"]
+    for temperature, known in ((1.0, True), (0.0, False)):
+        config = generation_config_for(model, tokenizer, max_new_tokens=8, temperature=temperature)
+        rows = generate_rows(model, tokenizer, EXAMPLES, generation_config=config, with_kl=False, score_references=True)
+        figures = summarise(rows, [])
+        assert figures.get("reference_perplexity_sampled") == (figures["reference_perplexity"] if known else None)
 
 
 def test_only_where_it_is_asked_for_and_nothing_else_changes():

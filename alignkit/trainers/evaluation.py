@@ -116,7 +116,8 @@ class EvaluationMixin:
 
 def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
     """Means over rows: `reward`, `reward_std`, `rewards/<name>/mean`, `kl` (nats per response), `length`,
-    and `reference_perplexity` (per token, of all references together) where references were scored."""
+    and, where references were scored, `reference_perplexity` and `reference_perplexity_sampled` (per token, of all
+    references together; at temperature 1 and at the one that completions are sampled with)."""
     figures: dict[str, float] = {}
     scored = [row["reward"] for row in rows if row["reward"] is not None]
     if scored:
@@ -131,10 +132,12 @@ def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
     if kls:
         figures["kl"] = sum(kls) / len(kls)
     figures["completions/mean_length"] = sum(row["length"] for row in rows) / len(rows)
-    likely = [row for row in rows if row.get("reference_nll") is not None]
-    if likely:
-        nats = sum(row["reference_nll"] for row in likely) / sum(row["reference_tokens"] for row in likely)
-        figures["reference_perplexity"] = math.exp(min(nats, 700.0))
+    for suffix in ("", "_sampled"):
+        likely = [row for row in rows if row.get(f"reference_nll{suffix}") is not None]
+        if likely:
+            tokens = sum(row["reference_tokens"] for row in likely)
+            nats = sum(row[f"reference_nll{suffix}"] for row in likely) / tokens
+            figures[f"reference_perplexity{suffix}"] = math.exp(min(nats, 700.0))
     return figures
 
 

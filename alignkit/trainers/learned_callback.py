@@ -42,8 +42,8 @@ class RewardStateCallback(TrainerCallback):
     With several processes the copies begin with the main process's state and learn from the completions of all of them,
     with the same random numbers: they stay equal, and one of them is the checkpoint.
 
-    When training ends, a reward with `save_pretrained(folder)` is saved as a model in `rewards/<key>` of the run, and the
-    state of every other as `rewards/<key>.pt`: `alignkit evaluate` of the run asks them as they ended.
+    When training ends, a reward with `save_pretrained(folder)` is saved as a model in `rewards/<key>` of the run, and
+    the state of every other as `rewards/<key>.pt`: `alignkit evaluate` of the run asks them as they ended.
 
     Args:
         rewards: the rewards given to the trainer; compositions are searched.
