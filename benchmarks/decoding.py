@@ -195,7 +195,7 @@ def build_trained(policy: str, discriminator: str) -> dict[str, Any]:
     return _parts(SIZES["S"], load_causal_or_seq2seq(policy).eval(), causal, load_tokenizer(policy), texts)
 
 
-def _parts(job: Job, policy: Any, causal: Any, words: Any, texts: list[str]) -> dict[str, Any]:
+def _parts(job: Job, policy: Any, causal: Any, words: Any, texts: list[Any]) -> dict[str, Any]:
     torch.manual_seed(SEED + 2)
     whole = BertForSequenceClassification(
         BertConfig(
