@@ -2,11 +2,12 @@
 
     python scripts/add_result.py runs/sentiment/ppo --study sentiment --method ppo
     python scripts/add_result.py judged/ppo.json --study sentiment --method ppo
+    python scripts/add_result.py judged/gcn.json --study captions --method GCN --trained runs/cooperative/coco_gcn_policy
     python scripts/add_result.py comparison.json --study sentiment
 
 Of a run it takes results.json, the recipe, of metrics.jsonl the held-out rows and what `WATCHED` names of the others,
 and of environment.json the versions and the machine's kind; of a file that `alignkit evaluate --output` wrote all but
-the completions. Models, samples and paths stay where they are.
+the completions, and with `--trained` the metrics.jsonl of the run that it judged. Models, samples and paths stay where they are.
 """
 
 import argparse
@@ -48,9 +49,9 @@ def _recipes_in_place(value):
     return re.sub(r"^/.*/(recipes/.+\.yaml)$", r"\1", value) if isinstance(value, str) else value
 
 
-def publish(run: Path, study: str, method: str | None, results: Path) -> Path:
-    """Copies the run, or what judged it, under `results/study/method/seed-<n>/`, and what `alignkit compare` found to
-    `results/study/comparison.json`; returns the folder."""
+def publish(run: Path, study: str, method: str | None, results: Path, trained: Path | None = None) -> Path:
+    """Copies the run, or what judged it and how the run `trained` came there, under `results/study/method/seed-<n>/`,
+    and what `alignkit compare` found to `results/study/comparison.json`; returns the folder."""
     judged = without_paths(json.loads(run.read_text(encoding="utf-8"))) if run.is_file() else {}
     if "systems" in judged:
         kept = {key: value for key, value in judged.items() if key not in ("folders", "remarks")}
@@ -62,7 +63,11 @@ def publish(run: Path, study: str, method: str | None, results: Path) -> Path:
         target = _emptied(results / study / method / f"seed-{judged['environment']['seed']}")
         kept = {key: judged[key] for key in ("figures", "temperatures", "recipe", "environment") if key in judged}
         (target / "judged.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        if trained is not None:
+            replace_json_lines(target / "metrics.jsonl", kept_rows(trained / "metrics.jsonl"))
         return target
+    if trained is not None:
+        raise SystemExit(f"--trained {trained}: {run} is a run, which has a metrics.jsonl of its own")
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     target = _emptied(results / study / method / f"seed-{environment['seed']}")
     for name in ("results.json", "environment.json"):
@@ -89,8 +94,9 @@ def main() -> None:
     )
     parser.add_argument("--study", required=True, help="the study it belongs to: a folder of docs/results/")
     parser.add_argument("--method", help="the row of the table, such as ppo")
-    arguments = parser.parse_args()
-    print(publish(arguments.run, arguments.study, arguments.method, ROOT / "docs" / "results"))
+    parser.add_argument("--trained", type=Path, help="the run that the file judged: for pictures over its steps")
+    given = parser.parse_args()
+    print(publish(given.run, given.study, given.method, ROOT / "docs" / "results", given.trained))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ One folder a study:
     docs/results/sentiment/ppo/seed-1/results.json          a run's results ("before" and "after"), one folder a seed
     docs/results/sentiment/ppo/seed-1/environment.json      its command, machine and versions
     docs/results/sentiment/ppo/seed-1/metrics.jsonl         optional: its held-out curve, and what it logged in training
-    docs/results/look_ahead/ppo/seed-1/judged.json          in place of the three: what `alignkit evaluate` found
+    docs/results/look_ahead/ppo/seed-1/judged.json          in place of the first two: what `alignkit evaluate` found
     docs/results/look_ahead/comparison.json                 optional: what `alignkit compare` found
     docs/results/look_ahead/replies.json                    optional: prompts, and what each system said to them
 
@@ -81,16 +81,16 @@ class Study:
 def read_run(folder: Path) -> Run:
     """Reads `<method>/seed-<n>/`."""
     seed = int(folder.name.removeprefix("seed-"))
+    curve_file = folder / "metrics.jsonl"
+    curve = read_json_lines(curve_file, drop_torn=False) if curve_file.exists() else []
     if (folder / "judged.json").is_file():
         judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
         sweep = judged.get("temperatures", [])
-        return Run(folder.parent.name, seed, {}, judged["figures"], [], judged["environment"], sweep)
+        return Run(folder.parent.name, seed, {}, judged["figures"], curve, judged["environment"], sweep)
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     for part in ("before", "after"):
         if part not in results:
             raise SystemExit(f"{folder / 'results.json'} has no {part!r}; it has: {', '.join(results)}")
-    curve_file = folder / "metrics.jsonl"
-    curve = read_json_lines(curve_file, drop_torn=False) if curve_file.exists() else []
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     return Run(folder.parent.name, seed, results["before"], results["after"], curve, environment)
 

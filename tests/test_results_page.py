@@ -211,3 +211,18 @@ def test_judged_systems_their_differences_and_replies(tmp_path):
     (study / "comparison.json").unlink()
     with pytest.raises(SystemExit, match=r"comparison\.json is not there or lacks judge of study.yaml"):
         make_results.main([], tmp_path)
+
+
+def test_a_judged_run_keeps_how_it_was_trained(tmp_path):
+    run, judged = tmp_path / "run", tmp_path / "judged.json"
+    run.mkdir()
+    logged = [{"step": 1, "loss": 2.0, "ess/share": 0.5}, {"step": 2, "loss": 1.0}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
+    judged.write_text(json.dumps({"figures": {"bleu_4": 0.3}, "environment": {"seed": 4}}))
+    folder = add_result.publish(judged, "captions", "GCN", tmp_path / "results", trained=run)
+    read = make_results.read_run(folder)
+    assert (read.method, read.seed, read.after) == ("GCN", 4, {"bleu_4": 0.3})
+    assert read.curve == [{"step": 1, "ess/share": 0.5}]
+    (run / "environment.json").write_text(json.dumps({"seed": 4}))
+    with pytest.raises(SystemExit, match=r"is a run, which has a metrics.jsonl of its own"):
+        add_result.publish(run, "captions", "GCN", tmp_path / "results", trained=run)
