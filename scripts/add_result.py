@@ -2,12 +2,13 @@
 
     python scripts/add_result.py runs/sentiment/ppo --study sentiment --method ppo
     python scripts/add_result.py judged/ppo.json --study sentiment --method ppo
-    python scripts/add_result.py judged/gcn.json --study captions --method GCN --trained runs/cooperative/coco_gcn_policy
+    python scripts/add_result.py judged/gcn.json --study captions --method GCN --trained runs/gcn
     python scripts/add_result.py comparison.json --study sentiment
 
 Of a run it takes results.json, the recipe, of metrics.jsonl the held-out rows and what `WATCHED` names of the others,
 and of environment.json the versions and the machine's kind; of a file that `alignkit evaluate --output` wrote all but
-the completions, and with `--trained` the metrics.jsonl of the run that it judged. Models, samples and paths stay where they are.
+the completions, and with `--trained` the metrics.jsonl of the run that it judged. Models, samples and paths stay where
+they are.
 """
 
 import argparse
