@@ -55,6 +55,7 @@ def test_it_dry_runs_offline_with_nothing_on_the_machine(name, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.skipif("ALIGNKIT_DATA" not in os.environ, reason="needs ALIGNKIT_DATA, a folder with imdb and sst2")
 def test_it_dry_runs_on_real_data(name, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Texts of the synthetic oracle: an LSTM with random weights, so that the likelihood of any text under it is known."""
 
+from functools import lru_cache
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -53,10 +54,14 @@ def load(
         seed=seed,
         oracle_seed=oracle_seed,
     )
-    oracle = OracleLSTM(vocabulary, length, oracle_seed)
     splits = {}
     for split, size in (("train", train_size), ("validation", validation_size)):
-        drawn = oracle.sample(size, [oracle_seed, _SPLITS[split], seed if split == "train" else 0])
-        texts = [oracle.text(words) for words in drawn.tolist()]
+        texts = _samples(vocabulary, length, oracle_seed, split, size, seed if split == "train" else 0)
         splits[split] = Dataset.from_dict({"prompt": [begins_with(prompt)] * size, "reference": texts})
     return check_splits(DatasetDict(splits), "oracle")
+
+
+@lru_cache(maxsize=4)  # the last two data sets: 50,000 texts take seconds
+def _samples(vocabulary: int, length: int, oracle_seed: int, split: str, size: int, seed: int) -> list[str]:
+    oracle = OracleLSTM(vocabulary, length, oracle_seed)
+    return [oracle.text(words) for words in oracle.sample(size, [oracle_seed, _SPLITS[split], seed]).tolist()]
