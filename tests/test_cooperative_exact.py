@@ -2,6 +2,8 @@
 
 All but the cases' properties of the target alone (1, the cycle of 6) go through `CooperativeTrainer`: exact q by the
 proposal `exact`, D by a learned reward that the trainer updates, the inner minimum by an optimiser that solves for it.
+
+`pytest -rP tests/test_cooperative_exact.py` prints the table of what the specification gives and what comes out.
 """
 
 import math
@@ -40,6 +42,12 @@ PROPOSALS = {
 PROPOSED = {"proposal": "mixture", "proposal_settings": {"policy_share": 0.3, "top_p": 0.8}}
 
 
+def holds(what: str, got: float, given: float, **within: float) -> None:
+    """A line of the table of cases, and the assertion behind it."""
+    print(f"| {what} | {given:.10g} | {got:.10g} |")
+    assert got == pytest.approx(given, **within)
+
+
 def score_function() -> torch.Tensor:
     """(27, 39) gradient of each text's log-probability at the initial table, by autograd."""
     table = INITIAL.clone().requires_grad_()
@@ -63,21 +71,23 @@ def gradient(folder, **settings) -> torch.Tensor:
 
 def test_case_1_the_data_and_the_first_policy():
     model = tabular_lm()
-    assert divergence(model.table) == pytest.approx(3.5479349163, abs=5e-11)
-    assert float((DATA - P0).abs().sum() / 2) == pytest.approx(0.7444603263, abs=5e-11)
-    assert float(-(DATA * DATA.log()).sum()) == pytest.approx(2.2607655010, abs=5e-11)
-    assert SEQUENCES[int(DATA.argmax())] == (0, 2, 1) and float(DATA.max()) == pytest.approx(0.2712154649, abs=5e-11)
+    holds("1. KL(p_d, p_0)", divergence(model.table), 3.5479349163, abs=5e-11)
+    holds("1. total variation", float((DATA - P0).abs().sum() / 2), 0.7444603263, abs=5e-11)
+    holds("1. H(p_d)", float(-(DATA * DATA.log()).sum()), 2.2607655010, abs=5e-11)
+    assert SEQUENCES[int(DATA.argmax())] == (0, 2, 1)
+    holds("1. p_d of its mode (0, 2, 1)", float(DATA.max()), 0.2712154649, abs=5e-11)
 
 
 def test_case_2_rml_with_the_optimal_discriminator(tmp_path):
     found = rml(tmp_path, tabular_lm(), 20)
-    assert found.kl[0] == pytest.approx(2.330054744, abs=5e-10)
-    assert found.kl[4] == pytest.approx(0.2135914760, abs=5e-11)
-    assert found.kl[9] == pytest.approx(5.675977e-4, abs=5e-11)
-    assert found.kl[19] == pytest.approx(5.640340e-10, abs=5e-16)
+    holds("2. RML, KL after 1 step", found.kl[0], 2.330054744, abs=5e-10)
+    holds("2. after 5", found.kl[4], 0.2135914760, abs=5e-11)
+    holds("2. after 10", found.kl[9], 5.675977e-4, abs=5e-11)
+    holds("2. after 20", found.kl[19], 5.640340e-10, abs=5e-16)
     logged = [math.exp(row["weights/log_z"]) for row in found.run.state.log_history if "weights/log_z" in row]
-    assert len(logged) == 20 and logged[0] == pytest.approx(0.202089110, abs=5e-10)
-    assert logged[-1] == pytest.approx(0.5, abs=1e-8)
+    assert len(logged) == 20
+    holds("2. Z at the first step", logged[0], 0.202089110, abs=5e-10)
+    holds("2. Z at the last", logged[-1], 0.5, abs=1e-8)
     # the reward was taught once an outer step, on samples of the policy, and not at the steps' ends
     assert [len(texts) for texts in found.run.rewards[0].seen] == [1] * 20
 
@@ -92,14 +102,15 @@ def test_case_2_the_bound_on_each_step_and_the_ratio_of_total_variation(tmp_path
         q = p * d / (p * d).sum()
         ratios.append(float((DATA - q).abs().sum() / (DATA - p).abs().sum()))
         p, before = q, after
-    assert ratios[-1] == pytest.approx(0.5, abs=1e-4) and max(ratios) < 1
+    holds("2. ratio of total variation at the last step", ratios[-1], 0.5, abs=1e-4)
+    assert max(ratios) < 1
 
 
 def test_case_3_the_gradient_is_the_policy_gradient_divided_by_z(tmp_path):
     gcn = gradient(tmp_path)
     policy = gradient(tmp_path, weighting="reward", baseline="none")
-    assert float(gcn.norm()) == pytest.approx(0.1534393, abs=5e-8)
-    assert float(policy.norm()) == pytest.approx(0.0310084, abs=5e-8)
+    holds("3. norm of GCN's gradient at p_0", float(gcn.norm()), 0.1534393, abs=5e-8)
+    holds("3. norm of the policy gradient", float(policy.norm()), 0.0310084, abs=5e-8)
     torch.testing.assert_close(gcn, policy / (P0 * D0).sum(), rtol=1e-12, atol=1e-15)
     # by hand: minus the sum of q times the score function
     torch.testing.assert_close(gcn, -(Q0 @ score_function()), rtol=1e-12, atol=1e-15)
@@ -130,9 +141,9 @@ def test_case_4_effective_sample_sizes(name, settings, given, within, tmp_path):
     proposal = PROPOSALS[name].clone()
     torch.testing.assert_close(rollout.made.log_density.exp(), proposal[numbers], rtol=1e-10, atol=0)
     proposal[numbers] = rollout.made.log_density.exp()
-    assert float(1 / (Q0**2 / proposal).sum()) == pytest.approx(given, abs=5e-5)
+    holds(f"4. ESS / M in the limit, {name}", float(1 / (Q0**2 / proposal).sum()), given, abs=5e-5)
     if within is not None:
-        assert run._metrics["train"]["ess/share"][-1] == pytest.approx(given, rel=within)
+        holds(f"4. as the trainer logs it of 6000, {name}", run._metrics["train"]["ess/share"][-1], given, rel=within)
 
 
 def test_case_4_a_pure_nucleus_is_refused_and_why():
@@ -143,7 +154,7 @@ def test_case_4_a_pure_nucleus_is_refused_and_why():
     assert int((nucleus > 0).sum()) == 2
     limit = self_normalised(torch.where(nucleus > 0, Q0.log(), -torch.inf), 27)
     error = (limit - Q0) @ score_function()
-    assert float(error.abs().max()) == pytest.approx(0.214, abs=5e-4)
+    holds("4. limiting error of a pure nucleus", float(error.abs().max()), 0.214, abs=5e-4)
 
 
 @pytest.mark.parametrize(("name", "given"), [("policy", 0.69820), ("mixture", 1.83415)])
@@ -158,7 +169,7 @@ def test_case_5_the_bias_of_two_completions(name, given, tmp_path):
     likely = density[pairs].prod(1, keepdim=True)
     mean = torch.zeros(27).double().index_add(0, pairs.flatten(), (likely * weights.view(-1, 2)).flatten())
     exact, found = Q0 @ score_function(), mean @ score_function()
-    assert float((found - exact).norm() / exact.norm()) == pytest.approx(given, abs=5e-6)
+    holds(f"5. relative bias at M = 2, {name}", float((found - exact).norm() / exact.norm()), given, abs=5e-6)
 
 
 @pytest.mark.parametrize(("name", "given", "within"), [("policy", 0.038, 0.004), ("mixture", 0.446, 0.02)])
@@ -170,7 +181,8 @@ def test_case_5_the_bias_of_64_completions(name, given, within):
         drawn = torch.multinomial(density, 64 * 10_000, replacement=True, generator=generator)
         mean.index_add_(0, drawn, self_normalised((Q0 / density).log()[drawn], 64) / 100_000)
     exact = Q0 @ score_function()
-    assert float((mean @ score_function() - exact).norm() / exact.norm()) == pytest.approx(given, abs=within)
+    bias = float((mean @ score_function() - exact).norm() / exact.norm())
+    holds(f"5. relative bias at M = 64, {name}", bias, given, abs=within)
 
 
 def test_case_6_best_responses_cycle_and_only_exact_q_stays_at_the_data(tmp_path):
@@ -184,7 +196,7 @@ def test_case_6_best_responses_cycle_and_only_exact_q_stays_at_the_data(tmp_path
     best = run.shape(run.score(run.sample(examples(run, 27))))["weights"]
     assert SEQUENCES[int(best.argmax())] == (0, 2, 1) and best.sum() == best.max() == 1
     half = 0.5 * DATA + 0.5 * best
-    assert float((DATA * (DATA / half).log()).sum()) == pytest.approx(0.274, abs=5e-4)
+    holds("6. KL after half a step of SelfGAN's argmax", float((DATA * (DATA / half).log()).sum()), 0.274, abs=5e-4)
 
 
 @pytest.mark.parametrize(("scale", "settles"), [(1, True), (3, True), (5, False), (6, False)])
@@ -192,6 +204,7 @@ def test_case_7_a_discriminator_that_is_too_sure_never_lets_the_policy_settle(sc
     """Near the data an exact step multiplies a log-ratio by 1 - scale / 2: stable below 4."""
     model = tabular_lm(table_of(0.9 * DATA + 0.1 * P0))
     found = rml(tmp_path, model, 24, reward=OptimalD(model, scale)).kl
+    print(f"| 7. logit times {scale}, KL at the end | {'to 0' if settles else 'not to 0'} | {found[-1]:.3g} |")
     assert max(found[-8:]) < 1e-6 if settles else min(found[-8:]) > 1e-3, found
 
 
@@ -213,8 +226,10 @@ def test_case_8_with_one_gradient_step_for_the_inner_minimum_a_large_step_leaves
             run.optimizer.step()
             kl.append(divergence(model.table))
         moves[name] = kl
-    assert moves["gcn"] == pytest.approx([0.0098, 0.0438, 0.2102, 0.7553], abs=5e-5)
-    assert moves["gan"] == pytest.approx([0.0098, 0.0061, 0.0039, 0.0032], abs=5e-5)
+    expected = {"gcn": [0.0098, 0.0438, 0.2102, 0.7553], "gan": [0.0098, 0.0061, 0.0039, 0.0032]}
+    for name, kl in expected.items():
+        for step, given in enumerate(kl):
+            holds(f"8. one step of 16, {name}, KL after {step}", moves[name][step], given, abs=5e-5)
 
 
 def test_the_weighted_likelihood_of_the_log_is_what_was_minimised(tmp_path):
