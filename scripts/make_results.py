@@ -31,7 +31,8 @@ import results_pictures
 import yaml
 
 from alignkit.json_lines import read_json_lines
-from alignkit.report.temperatures import axis_label
+from alignkit.report.temperatures import axis_label, value_at
+from alignkit.report.words import figure_of
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRO = """# Results
@@ -59,7 +60,8 @@ class Run:
 @dataclass(frozen=True)
 class Study:
     """Runs that answer one question, and how to show them. `differences` names figures of `comparison`, `curves` two
-    (x, y) of runs that were judged with --temperatures, `steps` what is drawn over the steps of training."""
+    (x, y) of runs that were judged with --temperatures, and values of x `at` which systems compare, `steps` what is
+    drawn over the steps of training."""
 
     folder: Path
     title: str
@@ -70,7 +72,7 @@ class Study:
     differences: dict[str, str] = field(default_factory=dict)
     comparison: dict[str, Any] = field(default_factory=dict)
     replies: list[dict[str, Any]] = field(default_factory=list)
-    curves: dict[str, str] | None = None
+    curves: dict[str, Any] | None = None
     steps: dict[str, str] = field(default_factory=dict)
 
     def methods(self) -> list[str]:
@@ -121,8 +123,8 @@ def read_study(folder: Path) -> Study:
     if unfound:
         raise SystemExit(f"{folder}: comparison.json is not there or lacks {', '.join(unfound)} of study.yaml")
     curves = about.get("curves")
-    if curves is not None and (set(curves) != {"x", "y"} or not any(run.temperatures for run in runs)):
-        raise SystemExit(f"{folder}: curves takes x and y, and runs judged with alignkit evaluate --temperatures")
+    if curves is not None and (set(curves) | {"at"} != {"x", "y", "at"} or not any(run.temperatures for run in runs)):
+        raise SystemExit(f"{folder}: curves takes x, y and at, and runs judged with alignkit evaluate --temperatures")
     return Study(
         *(folder, about["title"], about.get("text", ""), about["columns"], about.get("plot"), runs, shown),
         **more,
@@ -199,6 +201,25 @@ def differences(study: Study) -> str:
     return "\n".join([*lines, "", "```text", *found["verdicts"], "```"]) + "\n"
 
 
+def at_equal(study: Study) -> str:
+    """The figure y of each method's curve at the same values of x."""
+    assert study.curves is not None
+    x, y, places = study.curves["x"], study.curves["y"], study.curves["at"]
+    lines = [
+        f"{figure_of(y).label} where {figure_of(x).label} is the same, on the straight line between two temperatures; "
+        "a dash where a seed's curve does not reach:\n",
+        "| | " + " | ".join(f"{place:g}" for place in places) + " |",
+        "| --- |" + " ---: |" * len(places),
+    ]
+    for method in study.methods():
+        sweeps = [run.temperatures for run in study.runs if run.method == method and run.temperatures]
+        found = [[value_at(sweep, x, y, place) for sweep in sweeps] for place in places]
+        if sweeps:
+            cells = ["–" if None in values else figure([v for v in values if v is not None]) for values in found]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def replies(study: Study) -> str:
     """A table for each prompt: who said what."""
     tables = []
@@ -266,6 +287,8 @@ def page(studies: list[Study]) -> str:
                 "A line is a system over sampling temperatures (T), the mean over its seeds, which are the thin lines; "
                 "bars are a standard deviation.\n"
             )
+            if "at" in study.curves:
+                parts.append(at_equal(study))
         if study.steps:
             parts.append(f"![{' and '.join(study.steps.values())} over steps](results/{study.folder.name}-steps.svg)\n")
             parts.append("A line is the mean over a system's seeds, which are the thin lines.\n")

@@ -4,6 +4,7 @@ import json
 import re
 import statistics
 
+import numpy as np
 import pytest
 from test_results_page import add_result, make_results
 
@@ -97,6 +98,10 @@ def test_a_picture_of_several_systems_is_written(judged, tmp_path):
         read_temperatures(tmp_path / "plain.json")
 
 
+def point(one):
+    return one["figures"]["self_bleu_4"], one["figures"]["bleu_4"]
+
+
 def test_the_results_page_shows_the_curves_of_published_runs(tmp_path):
     environment = {
         "command": ["alignkit", "evaluate", "runs/a"], "accelerators": [], "processor": "Some CPU", "threads": 1,
@@ -114,6 +119,17 @@ def test_the_results_page_shows_the_curves_of_published_runs(tmp_path):
     assert make_results.main([], tmp_path) == 0
     text = (tmp_path / "results.md").read_text()
     assert "(results/coco-temperatures.svg)" in text and "bars are a standard deviation" in text
+    assert "Self-BLEU-4 is the same" not in text
+    (study / "study.yaml").write_text(about.replace("bleu_4}}", "bleu_4, at: [0.5, 0.9]}}"))
+    assert make_results.main([], tmp_path) == 0
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert "BLEU-4 where Self-BLEU-4 is the same" in "".join(lines)
+    row = next(line for line in lines if line.startswith("| gcn |") and line.endswith("| – |"))
+    sweeps = [sweep(0.1 + seed / 100) for seed in (1, 2)]
+    by_hand = [np.interp(0.5, *zip(*sorted(point(one) for one in own), strict=True)) for own in sweeps]
+    assert f"| gcn | {statistics.fmean(by_hand):.3f} ± {statistics.stdev(by_hand):.3f} |" in row
+    (study / "study.yaml").write_text(about)
+    assert make_results.main([], tmp_path) == 0
     picture = tmp_path / "results" / "coco-temperatures.svg"
     first = picture.read_bytes()
     assert make_results.main([], tmp_path) == 0 and picture.read_bytes() == first
@@ -122,5 +138,7 @@ def test_the_results_page_shows_the_curves_of_published_runs(tmp_path):
         make_results.main([], tmp_path)
     for file in study.glob("*/*/judged.json"):
         file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "temperatures"}))
-    with pytest.raises(SystemExit, match="curves takes x and y, and runs judged with alignkit evaluate --temperatures"):
+    with pytest.raises(
+        SystemExit, match="curves takes x, y and at, and runs judged with alignkit evaluate --temperatures"
+    ):
         make_results.main([], tmp_path)

@@ -5,6 +5,7 @@ A single temperature decides how a generator trades quality for variety, so that
 """
 
 import io
+import itertools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,22 @@ def curve(seeds: Sequence[Sweep], x: str, y: str) -> list[CurvePoint]:
         spreads = [statistics.stdev(own) if len(own) > 1 else 0.0 for own in values]
         points.append(CurvePoint(temperature, *means, *spreads))
     return points
+
+
+def value_at(sweep: Sweep, x: str, y: str, at: float) -> float | None:
+    """The figure y of one seed's curve where its x is `at`, on the straight line between the two nearest points.
+
+    Two systems at one x compare without their temperatures. None where the curve does not reach.
+
+    >>> sweep = [{"temperature": t, "figures": {"a": t, "b": 2 * t}} for t in (1.0, 0.5)]
+    >>> value_at(sweep, "a", "b", 0.75), value_at(sweep, "a", "b", 1.25)
+    (1.5, None)
+    """
+    points = sorted((point.x, point.y) for point in curve([sweep], x, y))
+    for (left, low), (right, high) in itertools.pairwise(points):
+        if left <= at <= right:
+            return low + (high - low) * ((at - left) / (right - left) if right > left else 0.5)
+    return None
 
 
 def draw_curves(axes: Any, systems: Mapping[str, Sequence[Sweep]], x: str, y: str) -> None:
