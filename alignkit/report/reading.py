@@ -9,6 +9,9 @@ from alignkit.diagnostics import Finding, review
 from alignkit.errors import DataError
 from alignkit.json_lines import Row, read_json_lines
 
+# What stands in front of the slash in figures of the trainers themselves.
+_OF_TRAINERS = {"completions", "ess", "log_weights", "phase", "rewards", "sampling", "value", "weights"}
+
 
 @dataclass
 class RunFiles:
@@ -39,6 +42,13 @@ class RunFiles:
     environment: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def learned(self) -> list[str]:
+        """The rewards that learned along: those whose own figures were logged beside what they said."""
+        named = [key.split("/")[1] for key in self.after if key.startswith("rewards/") and key.endswith("/mean")]
+        logged = {key.split("/")[0] for row in self.rows for key in row if "/" in key} - _OF_TRAINERS
+        return sorted(logged.intersection(named))
 
 
 def read_run(folder: str | Path) -> RunFiles:

@@ -91,7 +91,8 @@ def cards(run: RunFiles) -> list[Card]:
             if bounds:
                 interval = f"95%: {signed(bounds[0], figure.percent)} to {signed(bounds[1], figure.percent)}"
             told = bounds or abs(after - before) > _TELLING * abs(before)
-            if told and not (key in _NEUTRAL and "reward" not in run.after):
+            moved = key == "reward" and run.learned  # the yardstick, not only what it measures
+            if told and not moved and not (key in _NEUTRAL and "reward" not in run.after):
                 verdict = _verdict(figure.better * (after - before), bounds)
         curve = points_of(run.rows, key) or points_of(run.rows, f"eval_{key}")
         made.append(
@@ -123,10 +124,14 @@ def headline(run: RunFiles) -> list[str]:
     held_out = f" on {prompts:,} held-out prompts" if prompts else " on held-out data"
     if is_finite_number(after.get("reward")) and is_finite_number(before.get("reward")):
         kl = f", at a KL of {written(after['kl'])} nats per response" if is_finite_number(after.get("kl")) else ""
-        said.append(
-            f"{_went('The reward', before['reward'], after['reward'])} from {written(before['reward'])} to "
-            f"{written(after['reward'])}{held_out}{kl}."
-        )
+        figures = f"from {written(before['reward'])} to {written(after['reward'])}{held_out}{kl}"
+        if run.learned:
+            said.append(
+                f"The reward, which learned along ({', '.join(run.learned)}), went {figures}: what it says at the end "
+                "does not compare with what it said before."
+            )
+        else:
+            said.append(f"{_went('The reward', before['reward'], after['reward'])} {figures}.")
     elif "accuracy" in after and "accuracy" in before:
         said.append(
             f"{_went('Accuracy', before['accuracy'], after['accuracy'])} from {written(before['accuracy'], True)} to "
