@@ -127,3 +127,11 @@ def test_a_model_of_dialogues_is_not_given_a_turn_without_its_end_unnoticed(tmp_
     (run / "recipe.yaml").write_text("trainer: sft\nmodel: x\ndata: {use: imdb}\n")
     assert main([*command, "--prompt", "a film"]) == 0
     assert "line break" not in capsys.readouterr().err
+
+
+def test_the_token_that_begins_a_text_is_not_shown(folders, here, capsys):
+    begins = tiny_tokenizer().eos_token
+    ask = ["generate", str(folders["causal"]), "--max-new-tokens", "2", "--reward", REWARD]
+    assert main([*ask, "--prompt", begins, "--prompt", "it"]) == 0
+    said = capsys.readouterr().out
+    assert begins not in said and "\nit" in said and said.count("early ") == 2

@@ -79,7 +79,7 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
         write_text(args.output, "".join(line + "\n" for line in lines))
         print(f"{len(rows)} completions written to {args.output}")
     else:
-        _show(rows, Console(), apart=model.config.is_encoder_decoder)
+        _show(rows, Console(), apart=model.config.is_encoder_decoder, unsaid=tokenizer.all_special_tokens)
     return rows
 
 
@@ -154,10 +154,11 @@ def _say_how_turns_end(model: str, examples: list[dict[str, Any]]) -> None:
         )
 
 
-def _show(rows: list[dict[str, Any]], console: Console, apart: bool) -> None:
+def _show(rows: list[dict[str, Any]], console: Console, apart: bool, unsaid: list[str]) -> None:
     for row in rows:
-        prompt = f"[dim]{escape(prompt_text(row['prompt']))}[/dim]"
-        prompt += "\n" if apart and not prompt_text(row["prompt"]).endswith("\n") else ""
+        # the token that begins a text is nothing to read
+        prompt = "" if row["prompt"] in unsaid else f"[dim]{escape(prompt_text(row['prompt']))}[/dim]"
+        prompt += "\n" if apart and prompt and not prompt_text(row["prompt"]).endswith("\n") else ""
         beside = next((key for key in BESIDE if key in row), None)
         labels = BESIDE[beside] if beside else ("", "")
         for label, said in zip(labels, (row[beside] if beside else None, row), strict=True):
