@@ -54,6 +54,8 @@ def publish(run: Path, study: str, method: str | None, results: Path, trained: P
     """Copies the run, or what judged it and how the run `trained` came there, under `results/study/method/seed-<n>/`,
     and what `alignkit compare` found to `results/study/comparison.json`; returns the folder."""
     judged = without_paths(json.loads(run.read_text(encoding="utf-8"))) if run.is_file() else {}
+    if trained is not None and ("figures" not in judged or "systems" in judged):
+        raise SystemExit(f"--trained {trained} goes with a file of `alignkit evaluate --output`, which {run} is not")
     if "systems" in judged:
         kept = {key: value for key, value in judged.items() if key not in ("folders", "remarks")}
         (results / study / "comparison.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
@@ -67,8 +69,6 @@ def publish(run: Path, study: str, method: str | None, results: Path, trained: P
         if trained is not None:
             replace_json_lines(target / "metrics.jsonl", kept_rows(trained / "metrics.jsonl"))
         return target
-    if trained is not None:
-        raise SystemExit(f"--trained {trained}: {run} is a run, which has a metrics.jsonl of its own")
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     target = _emptied(results / study / method / f"seed-{environment['seed']}")
     for name in ("results.json", "environment.json"):

@@ -224,5 +224,5 @@ def test_a_judged_run_keeps_how_it_was_trained(tmp_path):
     assert (read.method, read.seed, read.after) == ("GCN", 4, {"bleu_4": 0.3})
     assert read.curve == [{"step": 1, "ess/share": 0.5}]
     (run / "environment.json").write_text(json.dumps({"seed": 4}))
-    with pytest.raises(SystemExit, match=r"is a run, which has a metrics.jsonl of its own"):
+    with pytest.raises(SystemExit, match=r"goes with a file of `alignkit evaluate --output`, which .*run is not"):
         add_result.publish(run, "captions", "GCN", tmp_path / "results", trained=run)

@@ -88,7 +88,7 @@ def test_a_search_on_top_is_guided_by_what_the_run_learned(study):
     assert evaluate_run(study / "gcn", [f"evaluation.decoder={search}"])[name] > plain
 
 
-def test_the_state_of_a_reward_without_a_network_is_kept_too(study):
+def test_the_state_of_a_reward_without_a_network_is_kept_too(study, capsys):
     changes = ["rewards={distinct: {}}", "training.output_dir=runs/counts", "training.reward_as=exponential"]
     run_recipe(load_recipe("gcn.yaml", changes))
     run = study / "counts"
@@ -96,3 +96,7 @@ def test_the_state_of_a_reward_without_a_network_is_kept_too(study):
     ended = json.loads((run / "results.json").read_text())["after"][name]
     assert (run / "rewards" / "distinct.pt").is_file()
     assert evaluate_run(run)[name] == pytest.approx(ended, abs=1e-6)
+    assert "is not known here" not in capsys.readouterr().out
+    (run / "rewards" / "distinct.pt").unlink()  # as runs of earlier versions are
+    evaluate_run(run)
+    assert "distinct: what it learned in" in capsys.readouterr().out

@@ -5,13 +5,15 @@ A single temperature decides how a generator trades quality for variety, so that
 """
 
 import io
-import itertools
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from alignkit.errors import DataError
 from alignkit.report.words import figure_of
@@ -90,10 +92,8 @@ def value_at(sweep: Sweep, x: str, y: str, at: float) -> float | None:
     (1.5, None)
     """
     points = sorted((point.x, point.y) for point in curve([sweep], x, y))
-    for (left, low), (right, high) in itertools.pairwise(points):
-        if left <= at <= right:
-            return low + (high - low) * ((at - left) / (right - left) if right > left else 0.5)
-    return None
+    found = float(np.interp(at, *zip(*points, strict=True), left=math.nan, right=math.nan))
+    return None if math.isnan(found) else found
 
 
 def draw_curves(axes: Any, systems: Mapping[str, Sequence[Sweep]], x: str, y: str) -> None:

@@ -70,7 +70,7 @@ def evaluate_run(
     recipe = with_saved_networks(recipe, Path(run))
     judged = _with_model(recipe, model or own)
     found = gather(judged, allow_code)
-    restore_states(found.rewards, Path(run))
+    restore_states(found.rewards, recipe, Path(run))
     sizes = {split: {"rows": len(part)} for split, part in found.data.items()}
     if (
         "name" in judged.model

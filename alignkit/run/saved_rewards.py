@@ -30,9 +30,19 @@ def with_saved_networks(recipe: Recipe, run: Path) -> Recipe:
     return changed
 
 
-def restore_states(rewards: Iterable[Any], run: Path) -> None:
-    """Put back what rewards without a network had learned by the end of the run."""
+def restore_states(rewards: Iterable[Any], recipe: Recipe, run: Path) -> None:
+    """Put back what rewards without a network had learned by the end of the run; says of which nothing is known.
+
+    Args:
+        rewards: those of `recipe`, built.
+        recipe: from `with_saved_networks`.
+        run: the run's folder; nothing is done for a recipe's file.
+    """
+    if not run.is_dir():
+        return
     for key, reward in stateful_rewards(rewards).items():
         file = run / RUN_REWARDS / f"{key}.pt"
         if file.is_file():
             reward.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        elif recipe.rewards.get(key, {}).get("model") != str(run / RUN_REWARDS / key):
+            print(f"{key}: what it learned in {run} is not known here; it is asked as the recipe starts with it")
