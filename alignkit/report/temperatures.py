@@ -92,7 +92,8 @@ def value_at(sweep: Sweep, x: str, y: str, at: float) -> float | None:
     (1.5, None)
     """
     points = sorted((point.x, point.y) for point in curve([sweep], x, y))
-    found = float(np.interp(at, *zip(*points, strict=True), left=math.nan, right=math.nan))
+    xs, ys = zip(*points, strict=True)
+    found = float(np.interp(at, xs, ys, left=math.nan, right=math.nan))
     return None if math.isnan(found) else found
 
 
