@@ -132,6 +132,7 @@ _SEARCH_OPTIONS = (
     ("--backup", str, "mcts: max (default) or mean of the values below"),
     ("--leaves-per-wave", int, "mcts: leaves read together; above 1 changes the search (default: 1)"),
     ("--visit-temperature", float, "mcts: above 0 draws a token by its visits (default: 0)"),
+    ("--rollout-temperature", float, "mcts: of rollouts (default: 0, the likeliest token)"),
     ("--beams", int, "das: texts followed (default: 3)"),
     ("--candidates", int, "das: tokens of each that the reward is asked about (default: 10)"),
     ("--alpha", float, "das: weight of the reward (default: 1)"),

@@ -14,6 +14,11 @@ from alignkit.settings import did_you_mean
 
 Row = dict[str, Any]
 
+# They hold a text against references or an oracle, and have no opinion on what a reward asks for.
+_NO_JUDGES = frozenset(
+    [*(f"bleu_{n}" for n in (2, 3, 4, 5)), *(f"rouge_{n}" for n in (1, 2, "l")), "sentence_bleu", "f1", "oracle_nll"]
+)
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -81,7 +86,8 @@ def compare_rows(
 
     Figures are `reward`, `rewards/<name>`, what metrics found of each row (`judge`, `next_turn`), `kl` and `length`.
 
-    A system was trained on the rewards that its rows name. A metric that is nobody's reward is a judge. Where a reward
+    A system was trained on the rewards that its rows name. A metric that is nobody's reward, and no comparison with
+    references, is a judge. Where a reward
     is surely up (its interval lies above 0) and a judge is not, the verdict says so: reward hacking. If the first
     system was not trained on a reward, a metric of that reward's name stands in for it, in both systems.
 
@@ -118,7 +124,8 @@ def compare_rows(
         system: list(dict.fromkeys(n for row in rows for n in row["rewards"])) for system, rows in paired.items()
     }
     metrics = list(dict.fromkeys(name for rows in paired.values() for row in rows for name in row.get("metrics", {})))
-    judges = [name for name in metrics if all(name not in trained for trained in rewards.values())]
+    trained = {name for names in rewards.values() for name in names}
+    judges = [name for name in metrics if name not in trained and name not in _NO_JUDGES]
     asked = [name for name in judges if name in only] or judges
     verdicts = [_verdict(system, first, rewards[system], asked, figures) for system in others]
     shown = {name: standings for name, standings in figures.items() if not only or name in only}

@@ -86,14 +86,21 @@ class WeightedSum:
         return list(dict.fromkeys(column for reward in self.rewards for column in required_columns(reward)))
 
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[Score]:
-        totals: list[Score] = [None] * len(completions)
+        parts = []
         log_metric = columns.get("log_metric")
-        for reward, weight, name in zip(self.rewards, self.weights, unique_names(self.rewards), strict=True):
+        for reward, name in zip(self.rewards, unique_names(self.rewards), strict=True):
             scores = _score(reward, name, prompts, completions, columns)
-            totals = [_add(total, score, weight) for total, score in zip(totals, scores, strict=True)]
+            parts.append(scores)
             known = [value for score in scores if (value := scalar_score(score)) is not None]
             if log_metric is not None and known:
                 log_metric(f"{self.__name__}/{name}", sum(known) / len(known))
+        return self.combine(parts)
+
+    def combine(self, parts: list[list[Score]]) -> list[Score]:
+        """The N scores from those of each reward, N each."""
+        totals: list[Score] = [None] * len(parts[0])
+        for scores, weight in zip(parts, self.weights, strict=True):
+            totals = [_add(total, score, weight) for total, score in zip(totals, scores, strict=True)]
         return totals
 
 
@@ -108,6 +115,32 @@ def _add(total: Score, score: Score, weight: float) -> Score:
             raise RewardError(f"two rewards disagree on a completion's parts: {len(total)} and {len(scaled)} scores")
         return [left + right for left, right in zip(total, scaled, strict=True)]
     return total + scaled  # type: ignore[operator]
+
+
+class WeightedProduct(WeightedSum):
+    """The product of several probabilities, each to the power of its weight, as one reward from 0 to 1.
+
+    A reward without an opinion is left out of a completion's product. Settings: `WeightedSum`'s, weights of 0 or more.
+
+    >>> def half(completions, **columns): return [0.5] * len(completions)
+    >>> WeightedProduct([half, half], weights=[1, 2])(prompts=["a"], completions=["b"])
+    [0.125]
+    """
+
+    def __init__(self, rewards: Iterable[Any], weights: Iterable[float] | None = None, name: str = "weighted_product"):
+        super().__init__(rewards, weights, name)
+        if min(self.weights) < 0:
+            raise RewardError(f"a weight is the power of a probability and cannot be negative, got {self.weights}")
+
+    def combine(self, parts: list[list[Score]]) -> list[Score]:
+        products: list[Score] = []
+        for scores in zip(*parts, strict=True):
+            known = [(scalar_score(s), w) for s, w in zip(scores, self.weights, strict=True) if s is not None]
+            wrong = [value for value, _ in known if not 0 <= value <= 1]  # type: ignore[operator]
+            if wrong:
+                raise RewardError(f"{self.__name__} multiplies probabilities from 0 to 1, and a reward gave {wrong[0]}")
+            products.append(math.prod(value**weight for value, weight in known) if known else None)  # type: ignore
+        return products
 
 
 class _Transform:

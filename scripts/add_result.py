@@ -62,29 +62,33 @@ def publish(run: Path, study: str, method: str | None, results: Path, trained: P
         return results / study
     if method is None:
         raise SystemExit(f"{run}: of which --method? only a file of `alignkit compare --output` has none")
+    needed = [run / name for name in ("results.json", "environment.json", "recipe.yaml", "metrics.jsonl")]
+    needed = ([] if trained is None else [trained / "metrics.jsonl"]) if run.is_file() else needed
+    missing = [str(path) for path in needed if not path.is_file()]
+    if missing:
+        raise SystemExit(f"no {', no '.join(missing)}: a finished run has them; nothing was published")
+    # everything is read before anything that was published is replaced
+    rows = kept_rows(needed[-1]) if needed else None
     if run.is_file():
-        target = _emptied(results / study / method / f"seed-{judged['environment']['seed']}")
+        seed = judged["environment"]["seed"]
         kept = {key: judged[key] for key in ("figures", "temperatures", "recipe", "environment") if key in judged}
-        (target / "judged.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-        if trained is not None:
-            replace_json_lines(target / "metrics.jsonl", kept_rows(trained / "metrics.jsonl"))
-        return target
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    target = _emptied(results / study / method / f"seed-{environment['seed']}")
-    for name in ("results.json", "environment.json"):
-        content = without_paths(json.loads((run / name).read_text(encoding="utf-8")))
-        (target / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    recipe = dump_yaml(without_paths(parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))))
-    (target / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    replace_json_lines(target / "metrics.jsonl", kept_rows(run / "metrics.jsonl"))
+        files = {"judged.json": json.dumps(kept, indent=2) + "\n"}
+    else:
+        files = {}
+        for name in ("results.json", "environment.json"):
+            content = without_paths(json.loads((run / name).read_text(encoding="utf-8")))
+            files[name] = json.dumps(content, indent=2) + "\n"
+        files["recipe.yaml"] = dump_yaml(without_paths(parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))))
+        seed = json.loads(files["environment.json"])["seed"]
+    target = results / study / method / f"seed-{seed}"
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    for name, text in files.items():
+        (target / name).write_text(text, encoding="utf-8")
+    if rows is not None:
+        replace_json_lines(target / "metrics.jsonl", rows)
     return target
-
-
-def _emptied(folder: Path) -> Path:
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def main() -> None:

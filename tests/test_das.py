@@ -123,6 +123,22 @@ def test_the_density_sums_to_one_and_is_what_is_reported():
     assert abs(drawn - table[frequent]) < 4 * math.sqrt(table[frequent] * (1 - table[frequent]) / 400)
 
 
+def test_what_is_forbidden_is_forbidden_to_the_policys_share_too():
+    model, tokenizer = small(), tiny_tokenizer(["x", "y"])
+    das = DAS(by_ids, tokenizer, candidates=2, sample=True, policy_share=1.0)
+    ids = torch.full((100, 1), 4)
+    config = generation_config_for(model, tokenizer, max_new_tokens=3, bad_words_ids=[[2]])
+    torch.manual_seed(0)
+    drawn = SearchProposal(das)(model, ids, torch.ones_like(ids), config, prompts=["x"] * 100)
+    for row, text in enumerate(drawn.ids()):
+        assert 2 not in text
+        with torch.no_grad():
+            p = [model(input_ids=torch.tensor([[4, *text[:i]]])).logits[0, -1].softmax(-1) for i in range(len(text))]
+        expected = sum(math.log(float(each[token] / (1 - each[2]))) for each, token in zip(p, text, strict=True))
+        assert float(drawn.log_density[row]) == pytest.approx(expected, abs=1e-9)
+    assert len({tuple(text) for text in drawn.ids()}) > 10
+
+
 def test_a_reward_of_any_range_is_an_exponent():
     model = made()
 

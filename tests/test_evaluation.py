@@ -32,7 +32,7 @@ def test_metrics_of_one_evaluation_come_under_their_own_keys():
     figures = evaluate_rows(rows, {name: load_metric(name) for name in ("diversity", "repetition", "overlap")})
     assert set(figures) == {
         *("distinct_1", "distinct_2", "distinct_3", "distinct_2_of_1000", "self_bleu", "duplicates"),
-        *("repetition", "looping", "bleu", "f1"),
+        *("repetition", "looping", "bleu", "sentence_bleu", "f1"),
     }
     assert figures["distinct_1"] == pytest.approx(4 / 6)
 

@@ -192,8 +192,6 @@ def test_settings_out_of_range_are_refused(settings, expected):
 def test_what_cannot_work_is_refused():
     model, tokenizer = small(), tiny_tokenizer(["x", "y"])
     search = MCTS(by_ids, tokenizer, simulations=3)
-    with pytest.raises(ConfigError, match="must sample: its best completion alone has no density"):
-        SearchProposal(search)
     assert not SearchProposal(MCTS(by_ids, tokenizer, visit_temperature=1.0)).has_full_support
     ids = torch.tensor([[4]])
 
@@ -228,3 +226,31 @@ def test_a_proposal_gives_what_plain_sampling_gives():
         assert these.log_density.shape == (2,) and (these.log_density < 0).all()
         assert these.prompt_ids is ids and these.completion_mask.dtype == torch.long
     assert drawn.log_probs.dtype == plain.log_probs.dtype
+    exact = SearchProposal(search)(model.double(), ids, mask, config, prompts=["a", "b"])
+    assert exact.log_probs.dtype == torch.float64
+    best = SearchProposal(MCTS(by_ids, tokenizer, simulations=6))(model, ids, mask, config, prompts=["a", "b"])
+    assert best.log_density is None and best.log_probs is not None
+
+
+def test_what_is_forbidden_is_forbidden_to_the_policys_share_too():
+    """An end before the third token, and token 2 at all: the rest of p, renormalised, has the policy's share."""
+    model, tokenizer = small(), tiny_tokenizer(["x", "y"])
+    ids = torch.full((300, 1), 4)
+    more = {"min_new_tokens": 3, "bad_words_ids": [[2]]}
+    config = generation_config_for(model, tokenizer, max_new_tokens=LENGTH, **more)
+    search = MCTS(by_ids, tokenizer, simulations=4, children=2, visit_temperature=1.0, policy_share=1.0)
+    torch.manual_seed(0)
+    drawn = SearchProposal(search)(model, ids, torch.ones_like(ids), config, prompts=["x"] * 300)
+    seen = set()
+    for row, text in enumerate(drawn.ids()):
+        assert len(text) == LENGTH and not {END, 2} & set(text)
+        log_density = 0.0
+        for place, token in enumerate(text):
+            with torch.no_grad():
+                p = model(input_ids=torch.tensor([[4, *text[:place]]])).logits[0, -1].softmax(-1)
+            allowed = [t for t in range(V) if t not in (2, END)]
+            log_density += math.log(float(p[token] / p[allowed].sum()))
+        assert float(drawn.log_density[row]) == pytest.approx(log_density, abs=1e-9)
+        assert float(drawn.log_probs[row].sum()) == pytest.approx(sum(log_p(model, text)), abs=1e-9)
+        seen.add(tuple(text))
+    assert len(seen) > 10  # tokens beyond the two children too

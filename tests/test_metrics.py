@@ -115,9 +115,10 @@ def test_overlap_with_itself_is_one_and_with_nothing_in_common_zero():
     metric = load_metric("overlap")
     texts = ["the cat sat on the mat", "it rained for the whole day"]
     same = metric.compute(predictions=texts, columns={"reference": texts})
-    assert same == {"bleu": pytest.approx(1.0), "f1": 1.0}
+    assert same == {"bleu": pytest.approx(1.0), "sentence_bleu": pytest.approx(1.0), "f1": 1.0}
     other = metric.compute(predictions=texts, columns={"reference": ["q w e r t z", None]})
     assert other["f1"] == 0.0 and other["bleu"] < 0.05
+    assert metric.row_scores["f1"] == [0.0, None] and metric.row_scores["sentence_bleu"][1] is None
 
 
 def test_a_text_is_split_where_its_characters_say_and_without_what_a_tokenizer_closes_with():

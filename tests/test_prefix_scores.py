@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from alignkit import DAS, MCTS
+from alignkit.compose import WeightedProduct, WeightedSum
 from alignkit.decoding.prefix_scores import TextScorer, prefix_scorer
 from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import ModelError, RewardCallError
@@ -61,6 +62,46 @@ def test_a_reward_that_cannot_read_the_tokens_is_called_on_text():
     assert isinstance(prefix_scorer(Choosy(), ["a"], tiny_tokenizer(), {"no": [True]}), TextScorer)
     assert prefix_scorer(Choosy(), ["a"], tiny_tokenizer(), {"no": [False]}) == "its own"
     assert not isinstance(lambda completions, **columns: [], PrefixReward)
+
+
+class Counts:
+    """Gives a beginning half of what it gives the same text when it is finished."""
+
+    __name__ = "counts"
+
+    def __call__(self, prompts, completions, **columns):
+        return [0.1 * len(text.split()) for text in completions]
+
+    def begin(self, prompts, processing_class, columns):
+        scorer = TextScorer(self, prompts, processing_class, columns)
+        return Ahead(scorer)
+
+
+class Ahead:
+    def __init__(self, scorer):
+        self.scorer = scorer
+
+    def extend(self, parents, tokens):
+        return [score / 2 for score in self.scorer.extend(parents, tokens)]
+
+    def keep(self, nodes):
+        self.scorer.keep(nodes)
+
+
+@pytest.mark.parametrize("kind, expected", [(WeightedSum, 0.05 * 2 + 3 * 0.5), (WeightedProduct, 0.05**2 * 0.5**3)])
+def test_the_parts_of_a_sum_and_a_product_are_asked_each_in_its_own_way(kind, expected):
+    def half(prompts, completions, **columns):
+        return [None if "bad" in text else 0.5 for text in completions]
+
+    the, bad = ids_of("the bad")
+    scorer = prefix_scorer(kind([Counts(), half], weights=[2.0, 3.0]), ["one", "two"], tiny_tokenizer(), {})
+    first, without = scorer.extend([0, 1], [the, bad])
+    assert first == pytest.approx(expected)
+    assert without == pytest.approx(0.1 if kind is WeightedSum else 0.05**2)  # no opinion is left out
+    scorer.keep([2])
+    assert scorer.extend([2], [the])[0] == pytest.approx(0.1 * 2 + 1.5 if kind is WeightedSum else 0.1**2 * 0.125)
+    plain = prefix_scorer(kind([half, half]), ["one"], tiny_tokenizer(), {})
+    assert type(plain) is TextScorer  # one call for both
 
 
 class Learner(LearnedReward):

@@ -162,6 +162,20 @@ def test_a_published_run_keeps_its_figures_and_loses_its_paths(tmp_path):
     assert kept == [{"step": 5, "eval_reward": 0.6}, {"step": 5, "ess/share": 0.7}]
 
 
+def test_what_was_published_stays_where_a_run_is_not_whole(tmp_path):
+    old = tmp_path / "results" / "sentiment" / "ppo" / "seed-7"
+    old.mkdir(parents=True)
+    (old / "results.json").write_text("{}")
+    run, judged = tmp_path / "run", tmp_path / "judged.json"
+    run.mkdir()
+    (run / "environment.json").write_text(json.dumps({"seed": 7}))
+    judged.write_text(json.dumps({"figures": {"bleu_4": 0.3}, "environment": {"seed": 7}}))
+    for given in ((run, None), (judged, run)):
+        with pytest.raises(SystemExit, match=r"no .*metrics\.jsonl: a finished run has them; nothing was published"):
+            add_result.publish(given[0], "sentiment", "ppo", tmp_path / "results", trained=given[1])
+    assert [path.name for path in old.iterdir()] == ["results.json"]
+
+
 def test_what_is_published_loses_every_folder_as_a_card_does():
     command = ["alignkit", "train", "/data/ann smith/ppo.yaml", "model=/data/a,b/lm", "file:///data/ann/x.json"]
     known = ["evaluate", "runs/a", "--evaluation", "/data/ann/alignkit/recipes/look_ahead/ppo.yaml"]

@@ -99,6 +99,7 @@ def test_a_reward_by_itself_is_asked_whether_it_reads_tokens(folders, here, caps
         (["--decoder", "mcts"], "--decoder mcts chooses by a reward; name one with --reward"),
         (["--decoder", "mcts", "--reward", REWARD, "--beams", "3"], "--beams is for --decoder das, not for mcts"),
         (["--reward", REWARD, "--policy-share", "0.3"], "--policy-share is for --decoder mcts and das, not for sample"),
+        (["--decoder", "mcts", "--reward", REWARD, "--rollout-temperature", "1"], "is for value='rollout'"),
         (["--decoder", "mcts", "--reward", REWARD, "--simulations", "0"], "a whole number of 1 or more, got 0"),
         (["--decoder", "mcts", "--reward", REWARD, "--backup", "sum"], "backup is one of max, mean; got 'sum'"),
         (["--decoder", "das", "--reward", "mine.py:long"], "set reward_as='exponential'"),

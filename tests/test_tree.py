@@ -193,6 +193,16 @@ def test_a_model_whose_cache_is_not_known_says_so_once(caplog):
     assert sum("read as a whole" in record.message for record in caplog.records) == 1
 
 
+def test_a_model_is_tried_by_the_precision_of_what_is_computed(caplog):
+    """BART adds a bias in single precision to outputs that were computed in half of it."""
+    model = tiny_seq2seq("bart").eval()
+    with caplog.at_level(logging.WARNING), torch.autocast("cpu", torch.bfloat16):
+        reader = TreeReader.of(model, *padded())
+        assert reader.outputs.dtype == torch.float32
+    assert isinstance(reader.memory, KeysAndValues) and not caplog.records
+    assert isinstance(TreeReader.of(model, *padded()).memory, KeysAndValues)
+
+
 def test_a_model_that_reads_otherwise_behind_gaps_is_found_out(monkeypatch):
     """GPT-2 made to count places by the cache's length, as a model does that takes no position ids."""
     model = tiny_causal_lm("gpt2")

@@ -55,6 +55,7 @@ class Candidates:
         log_d: (n, K) of the reward; -inf where it has no opinion.
         nodes: (n, K) the scorer's numbers.
         policy: (n, V) log-probabilities of all tokens under the policy.
+        share: (n, V) the same of those that are not forbidden, renormalised.
     """
 
     tokens: np.ndarray
@@ -63,6 +64,7 @@ class Candidates:
     log_d: np.ndarray
     nodes: np.ndarray
     policy: torch.Tensor
+    share: torch.Tensor
 
 
 class BeamReading:
@@ -76,10 +78,11 @@ class BeamReading:
     def __init__(self, settings: "DAS", search: Search):
         self.settings, self.search = settings, search
         rows = len(search.prompts)
-        self.policy = PolicyTree(search, limit=rows * settings.beams * (search.length + 1))
+        limit = rows * settings.beams * (search.length + 1)
+        self.policy = PolicyTree(search, limit, with_allowed=settings.policy_share > 0)
         self.scorer = prefix_scorer(settings.reward, search.prompts, settings.processing_class, search.columns)
         self.scored = rows
-        self.logits, self.scores = self.policy.begin()
+        self.following = self.policy.begin()
 
     def beams(self) -> list[GrowingText]:
         """The best text of each prompt."""
@@ -104,7 +107,7 @@ class BeamReading:
         while growing := [text for text in texts if not text.ended]:
             found = self._candidates(growing)
             luck = uniform[[text.row for text in growing], len(growing[0].ids)]
-            by_policy = draw(found.policy.exp(), torch.from_numpy(luck[:, 2].copy()).to(found.policy.device)).cpu()
+            by_policy = draw(found.share.exp(), torch.from_numpy(luck[:, 2].copy()).to(found.share.device)).cpu()
             for i, text in enumerate(growing):
                 shares = self._shares(found.log_p[i], found.log_d[i])
                 place: int | None
@@ -118,7 +121,7 @@ class BeamReading:
                 longer = self._longer(text, token, found, i, place)
                 chosen = 0.0 if place is None else shares[place]
                 longer.log_density = text.log_density + float(
-                    np.log((1 - share) * chosen + share * np.exp(longer.log_probs[-1]))
+                    np.log((1 - share) * chosen + share * np.exp(float(found.share[i, token])))
                 )
                 texts[text.row] = longer
             self._read([text for text in texts if not text.ended])
@@ -129,8 +132,9 @@ class BeamReading:
 
     def _candidates(self, growing: list[GrowingText]) -> Candidates:
         alpha = self.settings.alpha
-        log_p, tokens = self.scores.log_softmax(-1).topk(min(self.settings.candidates, self.scores.shape[1]))
-        policy = self.logits.log_softmax(-1)
+        logits, scores, allowed = self.following
+        log_p, tokens = scores.log_softmax(-1).topk(min(self.settings.candidates, scores.shape[1]))
+        policy = logits.log_softmax(-1)
         found = Candidates(
             tokens.cpu().numpy(),
             log_p.double().cpu().numpy(),
@@ -138,6 +142,7 @@ class BeamReading:
             np.full(tuple(tokens.shape), -np.inf),
             np.zeros(tuple(tokens.shape), dtype=np.int64),
             policy,
+            policy if allowed is logits else allowed.log_softmax(-1),
         )
         if not alpha:
             found.log_d[:] = 0.0
@@ -203,8 +208,6 @@ class BeamReading:
             self.scorer.keep([text.scorer for text in growing])
         self.policy.keep(sorted({text.policy for text in growing}))
         begun = self.policy.made
-        self.logits, self.scores = self.policy.extend(
-            [text.policy for text in growing], [text.ids[-1] for text in growing]
-        )
+        self.following = self.policy.extend([text.policy for text in growing], [text.ids[-1] for text in growing])
         for number, text in enumerate(growing):
             text.policy = begun + number

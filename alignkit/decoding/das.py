@@ -147,15 +147,15 @@ class DAS:
                 return sequences
             scorer = TextScorer(self.reward, search.prompts, self.processing_class, search.columns)
             rewards = scorer.scores(range(len(search.prompts)), ids)
-        log_probs = torch.zeros((len(ids), max(map(len, ids))))
+        log_probs = torch.zeros((len(ids), max(map(len, ids))), dtype=torch.float64)
         for row, text in enumerate(best):
-            log_probs[row, : len(text.ids)] = torch.tensor(text.log_probs)
+            log_probs[row, : len(text.ids)] = torch.tensor(text.log_probs, dtype=torch.float64)
         density = torch.tensor([text.log_density for text in best], dtype=torch.float64, device=input_ids.device)
         return DASOutput(
             sequences=sequences,
             rewards=torch.tensor(rewards),
             scores=None if self.samples else torch.tensor([text.score for text in best], dtype=torch.float64),
-            log_probs=log_probs.to(input_ids.device),
+            log_probs=log_probs.to(input_ids.device, torch.promote_types(model.dtype, torch.float32)),
             log_density=density if self.samples else None,
             completions=decode_completions(self.processing_class, ids, is_conversational(search.prompts[0])),
             completion_ids=ids,

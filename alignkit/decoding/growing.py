@@ -63,7 +63,7 @@ class Growth:
             rows, settings.children, rows * nodes, search.length, search.ends, settings.exploration, settings.backup,
             virtual=settings.leaves_per_wave > 1,
         )  # fmt: skip
-        self.policy = PolicyTree(search, limit=rows * (nodes + paths))
+        self.policy = PolicyTree(search, rows * (nodes + paths), with_allowed=settings.policy_share > 0)
         drawn = self.uniform[:, :, 2] if self.uniform is not None and settings.policy_share else None
         self.evaluation = Evaluation(
             search, self.tree, self.policy, settings.reward, settings.processing_class, rollouts,
@@ -192,7 +192,9 @@ class Growth:
         else:
             chosen = _draw(shares, by_visits)
             token, log_prob = int(tree.tokens[root, chosen]), float(tree.log_prob[root, chosen])
-        density = (1 - share) * (0.0 if chosen is None else shares[chosen]) + share * np.exp(log_prob)
+        density = (1 - share) * (0.0 if chosen is None else shares[chosen]) + share * np.exp(
+            log_prob - tree.log_allowed[root]
+        )
         self.log_density[row] += np.log(density)
         return token, chosen, log_prob
 

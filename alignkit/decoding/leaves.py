@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alignkit.decoding.policy_tree import PolicyTree, Search
+from alignkit.decoding.policy_tree import NextTokens, PolicyTree, Search
 from alignkit.decoding.prefix_scores import TextScorer, prefix_scorer
 from alignkit.decoding.sampling import draw
 from alignkit.decoding.search_tree import SearchTree
@@ -72,7 +72,7 @@ class Evaluation:
         roots = self.tree.make(rows, np.zeros_like(rows), np.full_like(rows, -1))
         self.tree.root[rows] = roots
         self.tree.policy_id[roots] = self.tree.scorer_id[roots] = rows
-        self._expand(roots, *self.policy.begin())
+        self._expand(roots, self.policy.begin())
 
     def learn(self, leaves: Leaves) -> np.ndarray:
         """The values (n,) of new nodes; those that do not end their text get children.
@@ -83,8 +83,8 @@ class Evaluation:
         tree = self.tree
         values = np.zeros(len(leaves.nodes))
         if self.scorer is not None:
-            found = self.scorer.extend(leaves.scorer_parents.tolist(), leaves.tokens.tolist())
-            values = np.asarray(found, dtype=np.float64)
+            read = self.scorer.extend(leaves.scorer_parents.tolist(), leaves.tokens.tolist())
+            values = np.asarray(read, dtype=np.float64)
             tree.scorer_id[leaves.nodes] = np.arange(self.scored, self.scored + len(values))
             self.scored += len(values)
         on = ~tree.terminal[leaves.nodes]
@@ -92,8 +92,9 @@ class Evaluation:
         tree.policy_id[leaves.nodes[on]] = np.arange(begun, begun + on.sum())
         scores = torch.empty(0)
         if on.any():
-            logits, scores = self.policy.extend(leaves.policy_parents[on], leaves.tokens[on])
-            self._expand(leaves.nodes[on], logits, scores)
+            found = self.policy.extend(leaves.policy_parents[on], leaves.tokens[on])
+            scores = found.scores
+            self._expand(leaves.nodes[on], found)
         if self.whole is not None:
             values = self._rollouts(leaves, on, scores)
         values = np.where(np.isnan(values), 0.0, values)
@@ -107,8 +108,8 @@ class Evaluation:
         if self.scorer is not None:
             self.scorer.keep(np.union1d(self.tree.scorer_id[alive], scorer_parents).tolist())
 
-    def _expand(self, nodes: np.ndarray, logits: torch.Tensor, scores: torch.Tensor) -> None:
-        tree = self.tree
+    def _expand(self, nodes: np.ndarray, following: NextTokens) -> None:
+        tree, (logits, scores, allowed) = self.tree, following
         width = min(tree.tokens.shape[1], scores.shape[1])
         top, tokens = scores.softmax(-1).topk(width)
         log_prob = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
@@ -124,10 +125,12 @@ class Evaluation:
         )
         if self.uniform is not None:
             luck = torch.from_numpy(self.uniform[tree.owner[nodes], tree.depth[nodes]]).to(logits.device)
-            plain = logits.log_softmax(-1)
-            drawn = draw(plain.exp(), luck)
+            drawn = draw(allowed.softmax(-1), luck)
+            all_tokens = logits.logsumexp(-1)
             tree.drawn[nodes] = drawn.cpu().numpy()
-            tree.drawn_log_prob[nodes] = plain.gather(1, drawn[:, None])[:, 0].double().cpu().numpy()
+            plain = logits.gather(1, drawn[:, None])[:, 0] - all_tokens
+            tree.drawn_log_prob[nodes] = plain.double().cpu().numpy()
+            tree.log_allowed[nodes] = (allowed.logsumexp(-1) - all_tokens).double().cpu().numpy()
 
     def _rollouts(self, leaves: Leaves, on: np.ndarray, scores: torch.Tensor) -> np.ndarray:
         """Rewards of the leaves' texts, those that have not ended completed by the policy."""
@@ -149,7 +152,7 @@ class Evaluation:
             alive, at, tokens = alive[~ends], at[~ends], tokens[~ends]
             if len(alive):
                 begun = self.policy.made
-                _, scores = self.policy.extend(at, tokens)
+                scores = self.policy.extend(at, tokens).scores
                 at = np.arange(begun, begun + len(alive))
         if on.any():
             self.policy.keep(np.union1d(tree.policy_id[tree.growing()], leaves.policy_parents))

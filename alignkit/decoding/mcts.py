@@ -180,15 +180,15 @@ class MCTS:
             scorer = TextScorer(self.reward, search.prompts, self.processing_class, search.columns)
             rewards = scorer.scores(range(len(search.prompts)), growth.completion_ids)
         device = input_ids.device
-        log_probs = torch.zeros((len(sequences), sequences.shape[1] - search.ids.shape[1]))
+        log_probs = torch.zeros((len(sequences), sequences.shape[1] - search.ids.shape[1]), dtype=torch.float64)
         for row, values in enumerate(growth.log_probs):
-            log_probs[row, : len(values)] = torch.tensor(values)
+            log_probs[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
         density = torch.tensor(growth.log_density, dtype=torch.float64, device=device) if self.samples else None
         conversational = is_conversational(search.prompts[0])
         return MCTSOutput(
             sequences=sequences,
             rewards=torch.tensor(rewards),
-            log_probs=log_probs.to(device),
+            log_probs=log_probs.to(device, torch.promote_types(model.dtype, torch.float32)),
             log_density=density,
             completions=decode_completions(self.processing_class, growth.completion_ids, conversational),
             completion_ids=growth.completion_ids,

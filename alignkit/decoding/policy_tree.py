@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import (
     EosTokenCriteria,
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
     GenerationConfig,
     LogitsProcessorList,
     MaxLengthCriteria,
@@ -18,6 +20,7 @@ from transformers import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from alignkit.decoding.prompts import texts_of_rows
@@ -33,6 +36,30 @@ _BY_SCORES = (
     MinPLogitsWarper,
     SuppressTokensLogitsProcessor,
 )
+# These leave out what is unlikely; what the others leave out is forbidden.
+_TRUNCATING = (
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    MinPLogitsWarper,
+    TypicalLogitsWarper,
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+)
+
+
+class NextTokens(NamedTuple):
+    """What may follow n texts; all in single precision at least.
+
+    Attributes:
+        logits: (n, V) of the policy.
+        scores: (n, V) what the processors make of them.
+        allowed: (n, V) the logits, -inf where a token is forbidden (`min_new_tokens`, `bad_words_ids` and the like) and
+            not only truncated away; the logits themselves where nobody asked for more.
+    """
+
+    logits: torch.Tensor
+    scores: torch.Tensor
+    allowed: torch.Tensor
 
 
 @dataclass
@@ -134,25 +161,25 @@ class PolicyTree:
     Args:
         search: what is searched for.
         limit: most tokens that are kept at a time.
+        with_allowed: whether it matters which tokens are forbidden.
     """
 
-    def __init__(self, search: Search, limit: int):
+    def __init__(self, search: Search, limit: int, with_allowed: bool = False):
         starts = 0 if search.inputs.get("decoder_input_ids") is None else search.ids.numel()
         self.search = search
         self.reader = TreeReader.of(search.model, **search.inputs, limit=limit + max(starts, len(search.ids)))
         cut = max((i + 1 for i, each in enumerate(search.processors) if not isinstance(each, _BY_SCORES)), default=0)
         self._readers = LogitsProcessorList(search.processors[:cut])
         self._warpers = LogitsProcessorList(search.processors[cut:])
+        forbidding = [each for each in search.processors if not isinstance(each, _TRUNCATING)]
+        self._forbidding = LogitsProcessorList(forbidding if with_allowed else [])
 
-    def begin(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def begin(self) -> NextTokens:
         """What `extend` gives, at nodes 0 to B - 1, the empty completions."""
         return self._processed(np.arange(len(self.search.ids)), self.reader.outputs)
 
-    def extend(self, parents: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray) -> Any:
-        """Add a node below each of `parents` (n,): logits (n, V) of the next token, and the processors' scores (n, V).
-
-        Both are in single precision at least.
-        """
+    def extend(self, parents: Sequence[int] | np.ndarray, tokens: Sequence[int] | np.ndarray) -> NextTokens:
+        """Add a node below each of `parents` (n,), with the last of `tokens` (n,); what may follow."""
         first = self.reader.nodes.made
         logits = self.reader.extend(parents, tokens)
         return self._processed(np.arange(first, self.reader.nodes.made), logits)
@@ -166,14 +193,20 @@ class PolicyTree:
         """The number of the next node."""
         return self.reader.nodes.made
 
-    def _processed(self, nodes: np.ndarray, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _processed(self, nodes: np.ndarray, logits: torch.Tensor) -> NextTokens:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if not len(self.search.processors):
-            return logits, logits
-        scores = self._by_text(nodes, logits) if self._readers else logits.clone()
-        return logits, self._warpers(self.search.ids, scores) if self._warpers else scores
+            return NextTokens(logits, logits, logits)
+        read = self._by_text(nodes, logits, self._readers) if self._readers else logits.clone()
+        scores = self._warpers(self.search.ids, read) if self._warpers else read
+        if not self._forbidding:
+            return NextTokens(logits, scores, logits)
+        left = scores
+        if len(self._forbidding) < len(self.search.processors):
+            left = self._by_text(nodes, logits, self._forbidding)
+        return NextTokens(logits, scores, torch.where(left == -torch.inf, -torch.inf, logits))
 
-    def _by_text(self, nodes: np.ndarray, logits: torch.Tensor) -> torch.Tensor:
+    def _by_text(self, nodes: np.ndarray, logits: torch.Tensor, processors: LogitsProcessorList) -> torch.Tensor:
         """Scores by the processors that read a row's tokens, or know something of each row of the batch: they get what
         `generate` gives them, a row for every prompt, all of one length; rows that nobody asks about are made up."""
         slots = self.reader.nodes.slots(nodes)
@@ -191,7 +224,7 @@ class PolicyTree:
             written[of] = torch.tensor([texts[i] for i in places], dtype=torch.long, device=logits.device)
             whole = logits.new_zeros((len(written), logits.shape[1]))
             whole[of] = logits[at]
-            scores[at] = self._readers(torch.cat([self.search.ids, written], 1), whole)[of]
+            scores[at] = processors(torch.cat([self.search.ids, written], 1), whole)[of]
         return scores
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from alignkit.compose import WeightedSum
 from alignkit.decoding.prompts import decode_completions
 from alignkit.models.tree import Nodes
 from alignkit.reward import PrefixReward, PrefixScorer, call_reward, scalar_score
@@ -59,9 +60,37 @@ class TextScorer:
         return [NO_OPINION if score is None else score for score in scores]
 
 
+class PartsScorer:
+    """A `PrefixScorer` for a sum or product of rewards, some of which read token by token.
+
+    Args:
+        reward: what combines.
+        parts: a scorer for each of its rewards.
+    """
+
+    def __init__(self, reward: WeightedSum, parts: list[PrefixScorer]):
+        self.reward, self.parts = reward, parts
+
+    def extend(self, parents: Sequence[int], tokens: Sequence[int]) -> list[float]:
+        """As `TextScorer.extend`."""
+        found = [part.extend(parents, tokens) for part in self.parts]
+        known: list[list[Any]] = [[None if score != score else score for score in scores] for scores in found]
+        return [NO_OPINION if (value := scalar_score(each)) is None else value for each in self.reward.combine(known)]
+
+    def keep(self, nodes: Sequence[int]) -> None:
+        """Forgets every other node."""
+        for part in self.parts:
+            part.keep(nodes)
+
+
 def prefix_scorer(
     reward: Any, prompts: list[Text], processing_class: PreTrainedTokenizerBase, columns: Mapping[str, list[Any]]
 ) -> PrefixScorer:
-    """The reward's own scorer of beginnings where it has one for this tokenizer, else a `TextScorer`."""
-    own = reward.begin(prompts, processing_class, columns) if isinstance(reward, PrefixReward) else None
-    return TextScorer(reward, prompts, processing_class, columns) if own is None else own
+    """The reward's own scorer of beginnings where it has one for this tokenizer, else a `TextScorer`; of a weighted sum
+    or product one that asks each part in its own way."""
+    asked = (prompts, processing_class, columns)
+    own = reward.begin(*asked) if isinstance(reward, PrefixReward) else None
+    if own is None and isinstance(reward, WeightedSum):
+        parts = [prefix_scorer(part, *asked) for part in reward.rewards]
+        own = None if all(type(part) is TextScorer for part in parts) else PartsScorer(reward, parts)
+    return TextScorer(reward, *asked) if own is None else own

@@ -119,29 +119,18 @@ class SearchDecoder:
 
 
 class SearchProposal(SearchDecoder):
-    """A `Decoder` that takes its completions from a search which samples.
+    """A `Decoder` that takes a trainer's completions from a search.
 
         proposal = SearchProposal(MCTS(reward, tokenizer, visit_temperature=1.0, policy_share=0.1))
         completions = proposal(model, prompt_ids, prompt_mask, generation_config, prompts=texts)
 
     `log_probs` are the policy's as such (temperature 1, no truncation), whatever the search does; `log_density` is
-    that of the whole completion under the search.
+    that of the whole completion under the search, None where it takes the best token and draws nothing: then no weight
+    can be computed, and the completions serve as they are, as in SelfGAN.
 
     Args:
-        search: an `MCTS` or a `DAS` whose settings let it sample.
-
-    Raises:
-        ConfigError: the search always takes the best token: its completions have no density.
+        search: an `MCTS` or a `DAS`.
     """
-
-    def __init__(self, search: Any):
-        if not search.samples:
-            raise ConfigError(
-                f"as a proposal, {type(search).__name__} must sample: its best completion alone has no density. Give "
-                "it visit_temperature above 0 (MCTS) or sample=True (DAS), and a policy_share above 0, so that nothing "
-                "that the policy can write is left out"
-            )
-        super().__init__(search)
 
     @property
     def has_full_support(self) -> bool:

@@ -85,7 +85,8 @@ class SearchTree:
         self.tokens, self.visits = np.zeros((2, *shape), dtype=np.int64)
         self.child = np.full(shape, _NONE)
         self.prior, self.log_prob, self.quality, self.total = np.zeros((4, *shape))
-        self.drawn, self.drawn_log_prob = np.zeros(capacity, dtype=np.int64), np.zeros(capacity)
+        self.drawn = np.zeros(capacity, dtype=np.int64)
+        self.drawn_log_prob, self.log_allowed = np.zeros((2, capacity))
         self._free = list(range(capacity - 1, -1, -1))
 
     def make(self, rows: np.ndarray, depths: np.ndarray, tokens: np.ndarray) -> np.ndarray:

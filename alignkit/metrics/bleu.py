@@ -95,7 +95,11 @@ class BleuMetric(TextMetric):
                 f"{', '.join(given) or 'no further columns'}. Map the column in the data, or leave the metric out"
             )
         references = References([words(text) for text in sorted(texts)])
-        return _means([references.bleu(words(text)) for text in predictions], "bleu")
+        scores = [references.bleu(words(text)) for text in predictions]
+        self.row_scores = {
+            f"bleu_{order}": list(each) for order, each in zip(ORDERS, zip(*scores, strict=True), strict=True)
+        }
+        return _means(scores, "bleu")
 
 
 class SelfBleuMetric(TextMetric):

@@ -39,6 +39,7 @@ class OracleNLLMetric(TextMetric):
         references = [text for text in (columns or {}).get("reference", []) if text is not None]
         self._check([completion_text(text) for text in references])
         found = self.nll(predictions)
+        self.row_scores = {"oracle_nll": found}
         known = [score for score in found if score is not None]
         short = [len(text.split()) < self.oracle.length for text in predictions]
         invalid = [score is None for score in found]

@@ -81,6 +81,7 @@ _FIGURES = {
     "words_std": Figure("Spread of words"),
     "empty": Figure("Empty completions", better=-1, percent=True),
     "bleu": Figure("BLEU", "to the reference", better=1),
+    "sentence_bleu": Figure("BLEU of a text", "to its reference", better=1),
     **{f"bleu_{n}": Figure(f"BLEU-{n}", "to all references", better=1) for n in (2, 3, 4, 5)},
     **{f"self_bleu_{n}": Figure(f"Self-BLEU-{n}", better=-1) for n in (2, 3, 4, 5)},
     "rouge_1": Figure("ROUGE-1", "F-measure", better=1),

@@ -21,7 +21,7 @@ from alignkit.text import Text, is_conversational
 SETTINGS = {
     "mcts": (
         *("simulations", "children", "exploration", "value", "backup", "visit_temperature", "policy_share"),
-        "leaves_per_wave",
+        *("leaves_per_wave", "rollout_temperature"),
     ),
     "das": ("beams", "candidates", "alpha", "reward_as", "policy_share", "sample"),
 }

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from alignkit.advantages import leave_one_out, masked_sum, moments, whiten
-from alignkit.compose import WeightedSum
+from alignkit.compose import WeightedProduct, WeightedSum
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError
 from alignkit.importance import (
@@ -53,23 +53,29 @@ class CooperativeTrainer(OnPolicyTrainer):
                 f"a decoder was given and proposal={args.proposal!r}: both would draw completions; leave one out"
             )
         super().__init__(model, reward_funcs, args, *rest, **named)
-        if own is None:
-            self.decoder = self._proposal()
-        check = getattr(self.decoder, "check", None)
-        if check is not None:
-            check(self.accelerator.unwrap_model(self.model), self._sampling_config, self.num_generations)
         if self.args.reward_as == "probability" and bool((self.reward_weights < 0).any()):
             raise ConfigError(
                 f"reward_weights={self.reward_weights.tolist()}: a weight is the power of a probability here and "
                 "cannot be negative; turn the reward round, or set reward_as='exponential'"
             )
+        if own is None:
+            self.decoder = self._proposal()
+        check = getattr(self.decoder, "check", None)
+        if check is not None:
+            check(self.accelerator.unwrap_model(self.model), self._sampling_config, self.num_generations)
         self._policy = SamplingDecoder()
 
     def _proposal(self) -> Any:
-        reward = self.rewards[0]
-        if len(self.rewards) > 1:
-            reward = WeightedSum(self.rewards, self.reward_weights.tolist())
-        return make_proposal(self.args.proposal, self.args.proposal_settings or {}, reward, self.processing_class)
+        """The proposal; a guided one asks for what the weights ask for, of several rewards their product or sum."""
+        reward, settings = self.rewards[0], dict(self.args.proposal_settings or {})
+        if self.args.reward_as == "exponential":
+            if len(self.rewards) > 1:
+                reward = WeightedSum(self.rewards, self.reward_weights.tolist())
+            if self.args.proposal == "das":
+                settings = {"reward_as": "exponential", "alpha": 1 / self.args.reward_temperature, **settings}
+        elif len(self.rewards) > 1 or self.reward_weights.tolist() != [1.0]:
+            reward = WeightedProduct(self.rewards, self.reward_weights.tolist())
+        return make_proposal(self.args.proposal, settings, reward, self.processing_class)
 
     # ---- 1. the learned rewards see what the policy writes ----------------------------------------------------------
 
@@ -77,24 +83,26 @@ class CooperativeTrainer(OnPolicyTrainer):
         """Teach the learned rewards on samples of the policy, then take completions from the proposal."""
         learned = learned_rewards(self.rewards)
         if learned and self.args.discriminator_samples:
-            self._teach(self.completed(self._rows_for_rewards(examples), self._policy))
+            mine = self._rows_for_rewards(examples)
+            # a process that completes nothing would leave the others waiting where weights are sharded
+            self._teach(self.completed(mine or examples[:1], self._policy), len(mine))
         rollout = super().sample(examples)
         if learned and not self.args.discriminator_samples:
-            self._teach(rollout)
+            self._teach(rollout, len(rollout.prompts))
         return rollout
 
     def _rows_for_rewards(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """`discriminator_samples` rows of each prompt, of those that are this process's share."""
         first = self.accelerator.process_index * len(examples)
         places = [(first + i) % self.num_generations for i in range(len(examples))]
-        mine = [e for e, place in zip(examples, places, strict=True) if place < self.args.discriminator_samples]
-        return mine or examples[:1]  # a process without any would leave the others waiting where weights are sharded
+        return [e for e, place in zip(examples, places, strict=True) if place < self.args.discriminator_samples]
 
-    def _teach(self, rollout: Rollout) -> None:
+    def _teach(self, rollout: Rollout, count: int) -> None:
+        """Teach the learned rewards the first `count` completions."""
         references = rollout.columns.get(self.args.reference_column) or [None] * len(rollout.prompts)
         with self.phase("reward"):
             for reward in learned_rewards(self.rewards):
-                reward.remember(rollout.prompts, rollout.completions, references)
+                reward.remember(rollout.prompts[:count], rollout.completions[:count], references[:count])
             seed = self.args.seed + self.state.global_step
             self.reward_states.update_now(seed, self.args.discriminator_updates)
 
@@ -194,14 +202,23 @@ class CooperativeTrainer(OnPolicyTrainer):
         return everyone[self.accelerator.process_index * rows :][:rows]
 
     def log_scores(self, rollout: Rollout) -> torch.Tensor:
-        """(B,) log D of each completion, up to a constant; NaN where no reward had an opinion.
+        """(B,) log D of each completion, up to a constant of its prompt; NaN where a reward that had an opinion on
+        another completion of the prompt had none on this one, or no reward had any.
 
         Raises:
             RewardError: a score that is no probability, where it is taken for one.
         """
         if self.args.reward_as == "exponential":
-            return rollout.scores / self.args.reward_temperature
-        return log_probabilities(rollout, self.rewards, self.reward_func_names, self.reward_weights)
+            found = rollout.scores / self.args.reward_temperature
+        else:
+            found = log_probabilities(rollout, self.rewards, self.reward_func_names, self.reward_weights)
+        weighed = (self.reward_weights != 0).to(rollout.rewards.device)
+        if not bool(weighed.any()):
+            return found
+        unknown = self.accelerator.gather(rollout.rewards.isnan())[:, weighed]
+        unknown = unknown.view(-1, self.num_generations, unknown.shape[1])
+        lacking = (unknown & ~unknown.all(1, keepdim=True)).any(2) | unknown.all(2)
+        return torch.where(self._mine(lacking.flatten()), torch.nan, found)
 
     # ---- 3. the likelihood ------------------------------------------------------------------------------------------
 

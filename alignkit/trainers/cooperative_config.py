@@ -100,7 +100,7 @@ class CooperativeConfig(OnPolicyConfig):
                 problems.append(f"{name}={getattr(self, name)!r} has no place here: {why}")
         if self.whiten_advantages and self.weighting != "reward":
             problems.append("whiten_advantages=True: only weighting='reward' has advantages")
-        problems += self._sampling()
+        problems += self._without_effect() + self._sampling()
         if self.proposal not in PROPOSALS:
             hint = did_you_mean(self.proposal, PROPOSALS, 99)
             return [*problems, f"there is no proposal {self.proposal!r}{hint}"]
@@ -110,6 +110,22 @@ class CooperativeConfig(OnPolicyConfig):
         weighted = self.weighting in ("importance", "reward")
         problems += PROPOSALS[self.proposal].problems(self.proposal, settings, needs_density=weighted)
         return problems + self._nothing_to_learn()
+
+    def _without_effect(self) -> list[str]:
+        """Settings that the others leave nothing to do for."""
+        weighted = self.weighting in ("importance", "reward")
+        idle = (
+            ("reward_temperature", 1.0, self.reward_as == "exponential", "divides scores with reward_as='exponential'"),
+            ("baseline", "batch_mean", self.weighting == "reward", "belongs to weighting='reward'"),
+            ("weight_clip", None, weighted, "belongs to weighting='importance' and 'reward'"),
+            ("weight_temperature", 1.0, weighted, "belongs to weighting='importance' and 'reward'"),
+        )
+        return [
+            f"{name}={getattr(self, name)!r} {why}, and would do nothing with weighting={self.weighting!r} and "
+            f"reward_as={self.reward_as!r}; leave it out"
+            for name, neutral, used, why in idle
+            if not used and getattr(self, name) != neutral
+        ]
 
     def _sampling(self) -> list[str]:
         given = {**{name: getattr(self, name) for name in _NEUTRAL}, **(self.generation_kwargs or {})}

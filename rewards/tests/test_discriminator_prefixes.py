@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from alignkit_rewards import Discriminator
-from alignkit_rewards.discriminator.prefixes import DiscriminatorPrefixes
+from alignkit_rewards.discriminator.prefixes import DiscriminatorPrefixes, TextBeginnings
 
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.reward import PrefixScorer
@@ -121,12 +121,24 @@ def test_what_is_not_read_keeps_the_score_of_what_is():
     assert scorer.extend([5, 3], [END, END]) == [scores[4], scores[4]] and tree["reader"].read == 3
 
 
-def test_other_tokens_and_whole_text_readers_have_no_scorer():
+def test_a_policy_with_other_tokens_has_its_beginnings_scored_as_beginnings():
+    """Not as texts that are over: the end token comes where the policy has written its own."""
     reward = made()
-    assert reward.begin(PROMPTS, tiny_tokenizer(["very", "good"]), {}) is None
-    other_end = tiny_tokenizer()
-    other_end.eos_token = "good"
-    assert reward.begin(PROMPTS, other_end, {}) is None
+    other = tiny_tokenizer(["film", "bad", "good", "very", "dull"])
+    mine, theirs = reward.begin(PROMPTS, tiny_tokenizer(), {}), reward.begin(PROMPTS, other, {})
+    assert isinstance(theirs, TextBeginnings)
+    nodes = [0, 1]
+    for place, words in enumerate([("very", "bad"), ("good", "dull"), ("film", "film")]):
+        mine_now = mine.extend(nodes, [ids_of(word)[0] for word in words])
+        assert theirs.extend(nodes, [other(word)["input_ids"][0] for word in words]) == pytest.approx(mine_now)
+        nodes = [2 * place + 2, 2 * place + 3]
+    finished = theirs.extend(nodes, [other.eos_token_id] * 2)
+    assert finished == pytest.approx(mine.extend(nodes, [END, END]))
+    assert finished == pytest.approx(reward(PROMPTS, ["very good film", "bad dull film"]))
+    theirs.keep(nodes)
+
+
+def test_whole_text_readers_have_no_scorer():
     for kind in ("bidirectional", "cnn"):
         whole = Discriminator(kind=kind, scratch={}, tokenizer=tiny_tokenizer())
         assert whole.begin(PROMPTS, tiny_tokenizer(), {}) is None

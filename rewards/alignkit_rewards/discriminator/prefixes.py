@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
-from alignkit.decoding.prompts import pad_left
+from alignkit.decoding.prefix_scores import NO_OPINION, TextScorer
+from alignkit.decoding.prompts import decode_completions, pad_left
+from alignkit.text import is_conversational
 from alignkit_rewards.discriminator.texts import Reader
 
 
@@ -64,6 +66,25 @@ class DiscriminatorPrefixes:
             known.clear()
             known.update(values)  # type: ignore[arg-type]
         self.tree.keep(sorted(set(self._place.values())))
+
+
+class TextBeginnings(TextScorer):
+    """A causal discriminator as a scorer of beginnings that a policy with other tokens writes: each is tokenised and
+    read anew, without an end token before the policy has written its own.
+
+    Args:
+        reward: the `Discriminator`.
+        prompts, processing_class, columns: see `alignkit.decoding.prefix_scores.TextScorer`.
+    """
+
+    def scores(self, rows: Sequence[int], completion_ids: list[list[int]]) -> list[float]:
+        """Probabilities for completions, given as the policy's token ids, of the prompts `rows`."""
+        end = self.processing_class.eos_token_id
+        texts = decode_completions(self.processing_class, completion_ids, is_conversational(self.prompts[0]))
+        reader = self.reward.learner().reader
+        ended = [bool(ids) and ids[-1] == end for ids in completion_ids]
+        odds = reader.log_odds(reader.encode([self.prompts[row] for row in rows], texts, ended))
+        return [NO_OPINION if value != value else score for value, score in zip(odds, probabilities(odds), strict=True)]
 
 
 def probabilities(log_odds: torch.Tensor) -> list[float]:

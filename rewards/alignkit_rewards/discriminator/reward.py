@@ -192,14 +192,16 @@ class Discriminator(NetworkReward, LearnedReward):
         """A scorer of beginnings, token by token; see `PrefixReward.begin`.
 
         Returns:
-            None for a network that reads whole texts, or another tokenizer.
+            None for a network that reads whole texts; for another tokenizer one that reads each beginning anew.
         """
         from alignkit.models.tree import TreeReader
-        from alignkit_rewards.discriminator.prefixes import DiscriminatorPrefixes
+        from alignkit_rewards.discriminator.prefixes import DiscriminatorPrefixes, TextBeginnings
 
         reader = self.learner().reader
-        if reader.kind != "causal" or not self._same_tokens(processing_class):
+        if reader.kind != "causal":
             return None
+        if not self._same_tokens(processing_class):
+            return TextBeginnings(self, prompts, processing_class, columns)
         return DiscriminatorPrefixes(reader, reader.encode_prompts(prompts), TreeReader.of)
 
     def state_dict(self) -> dict[str, Any]:

@@ -82,8 +82,16 @@ class Reader:
         """Tokens that a completion may have behind a prompt of so many."""
         return min(self.limit - prompt, self.limit if self.longest is None else self.longest)
 
-    def encode(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[Row]:
-        """Each text as token ids; a row may have no completion, where there is neither a word nor an end token."""
+    def encode(
+        self, prompts: Sequence[Any], completions: Sequence[Any], ended: Sequence[bool] | None = None
+    ) -> list[Row]:
+        """Each text as token ids; a row may have no completion, where there is neither a word nor an end token.
+
+        Args:
+            prompts, completions: N each.
+            ended: which of the completions have come to their end and get the end token; by default all. A
+                `bidirectional` network reads every text as a whole.
+        """
         if not len(completions):
             return []
         texts = [completion_text(completion) for completion in completions]
@@ -91,9 +99,11 @@ class Reader:
             return self._pairs(prompts, texts)
         given = self.encode_prompts(prompts)
         end = self.tokenizer.eos_token_id
-        ends = [] if end is None else [end]
+        ended = [True] * len(texts) if ended is None else ended
+        written_ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         rows = []
-        for context, written in zip(given, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
+        for context, written, over in zip(given, written_ids, ended, strict=True):
+            ends = [end] if over and end is not None else []
             written = (list(written) + ends)[: self.room(len(context))]
             types = [0] * len(context) + [1] * len(written) if self.typed else None
             rows.append(Row(context + written, len(context), types))
