@@ -61,9 +61,9 @@ def generate_rows(
     Returns:
         a row per example: `prompt`, `completion`, `rewards` (name -> score or None), `reward` (weighted sum, or
         None), `length` (tokens), `kl` (nats of the whole response, or None), `reference`, `columns`; with
-        `score_references` also `reference_nll` (nats of the whole text, end token included, at temperature 1; or None),
-        `reference_nll_sampled` (the same at the temperature that completions are sampled with, before top-p and its
-        like; None where they are not sampled) and `reference_tokens`.
+        `score_references` also `reference_nll` (nats of the text, its end token included where that is not cut off, at
+        temperature 1; or None), `reference_nll_sampled` (the same at the temperature that completions are sampled
+        with, before top-p and its like; None where they are not sampled) and `reference_tokens`.
     """
     decoder = decoder or SamplingDecoder()
     names = unique_names(reward_funcs)

@@ -1,7 +1,8 @@
 """The exact cases of generative cooperative networks, computed by the trainer's own code on a table of 27 texts.
 
-All but the cases' properties of the target alone (1, the cycle of 6) go through `CooperativeTrainer`: exact q by the
-proposal `exact`, D by a learned reward that the trainer updates, the inner minimum by an optimiser that solves for it.
+All but the cases' properties of the target alone (1) and the cycle of best responses (6, by the function that finds the
+best text) go through `CooperativeTrainer`: exact q by the proposal `exact`, D by a learned reward that the trainer
+updates, the inner minimum by an optimiser that solves for it.
 
 `pytest -rP tests/test_cooperative_exact.py` prints the table of what the specification gives and what comes out.
 """
@@ -29,7 +30,7 @@ from test_mixture import truncated
 from alignkit.advantages import masked_sum
 from alignkit.decoding.mixture import MixtureDecoder
 from alignkit.errors import ConfigError
-from alignkit.importance import effective_sample_size, self_normalised
+from alignkit.importance import best_of_group, effective_sample_size, self_normalised
 
 P0 = log_probs(INITIAL).exp()
 D0 = DATA / (DATA + P0)
@@ -188,7 +189,7 @@ def test_case_5_the_bias_of_64_completions(name, given, within):
 def test_case_6_best_responses_cycle_and_only_exact_q_stays_at_the_data(tmp_path):
     p, chosen = P0.clone(), []
     for _ in range(6):
-        chosen.append(int((DATA / (DATA + p)).argmax()))
+        chosen.append(int(best_of_group((DATA / (DATA + p)).log(), 27).argmax()))
         p = torch.nn.functional.one_hot(torch.tensor(chosen[-1]), 27).double()
     assert chosen == [7, 0, 1, 0, 1, 0]
     assert max(rml(tmp_path, tabular_lm(TARGET), 2).kl) < 1e-25
