@@ -18,6 +18,7 @@ from those files.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import re
@@ -78,6 +79,12 @@ class Study:
     def methods(self) -> list[str]:
         """The methods, in the order of their folders' names unless study.yaml gives one."""
         return list(dict.fromkeys(run.method for run in self.runs))
+
+    def digest(self) -> str:
+        """Changes with anything that a picture shows."""
+        runs = [(r.method, r.seed, r.before, r.after, r.curve, r.temperatures) for r in self.runs]
+        shown = json.dumps([self.plot, self.curves, self.steps, runs], sort_keys=True)
+        return "from " + hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 
 def read_run(folder: Path) -> Run:
@@ -285,7 +292,7 @@ def page(studies: list[Study]) -> str:
             parts.append(f"![{alt}](results/{study.folder.name}-temperatures.svg)\n")
             parts.append(
                 "A line is a system over sampling temperatures (T), the mean over its seeds, which are the thin lines; "
-                "bars are a standard deviation.\n"
+                "bars and bands are a standard deviation.\n"
             )
             if "at" in study.curves:
                 parts.append(at_equal(study))
@@ -307,9 +314,11 @@ def main(arguments: list[str] | None = None, docs: Path = ROOT / "docs") -> int:
     target, text = docs / "results.md", page(studies)
     if check:
         current = target.read_text(encoding="utf-8") if target.exists() else ""
-        if current != text:
-            print(f"{target} is not what the runs say; run: python scripts/make_results.py", file=sys.stderr)
-        return int(current != text)
+        wrong = [target] if current != text else []
+        wrong += [picture for study in studies for picture in results_pictures.stale(study)]
+        for path in wrong:
+            print(f"{path} is not what the runs say; run: python scripts/make_results.py", file=sys.stderr)
+        return int(bool(wrong))
     target.write_text(text, encoding="utf-8")
     for study in studies:
         results_pictures.draw_all(study)

@@ -7,21 +7,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import DataError
-from alignkit.report.temperatures import axis_label, draw_curves
+from alignkit.report.temperatures import axis_label, draw_curves, value_at
 
 if TYPE_CHECKING:
     from make_results import Run, Study
 
 
-def draw_all(study: "Study") -> None:
-    """Draws what study.yaml asks for, beside the study's folder."""
-    for wanted, picture, suffix in (
+def pictures(study: "Study") -> dict[Path, Any]:
+    """The files that study.yaml asks for, beside the study's folder, and what draws each."""
+    wanted = (
         (study.plot, draw_figures, ""),
         (study.curves, draw_temperatures, "-temperatures"),
         (study.steps, draw_steps, "-steps"),
-    ):
-        if wanted:
-            picture(study, study.folder.parent / f"{study.folder.name}{suffix}.svg")
+    )
+    return {study.folder.parent / f"{study.folder.name}{suffix}.svg": draw for asked, draw, suffix in wanted if asked}
+
+
+def draw_all(study: "Study") -> None:
+    """Draws all of them."""
+    for target, draw in pictures(study).items():
+        draw(study, target)
+
+
+def stale(study: "Study") -> list[Path]:
+    """Those that are not there, or were drawn from other runs."""
+    return [p for p in pictures(study) if not p.is_file() or study.digest() not in p.read_text(encoding="utf-8")]
 
 
 @contextmanager
@@ -36,7 +46,7 @@ def panels(study: "Study", labels: Iterable[str], target: Path) -> Iterator[list
                 axes.set_ylabel(name)
                 axes.grid(alpha=0.25)
             yield list(row[0])
-            fig.savefig(target, metadata={"Date": None})
+            fig.savefig(target, metadata={"Date": None, "Description": study.digest()})
         finally:
             plt.close(fig)
 
@@ -54,21 +64,43 @@ def draw_figures(study: "Study", target: Path) -> None:
 
 
 def draw_temperatures(study: "Study", target: Path) -> None:
-    """A curve over temperatures for each method that was judged at several."""
-    plt = _pyplot()
+    """A curve over temperatures for each method that was judged at several, and how far it lies from the first's."""
     assert study.curves is not None
     x, y = study.curves["x"], study.curves["y"]
     judged = {name: [run.temperatures for run in study.runs if run.method == name] for name in study.methods()}
-    with plt.rc_context(_style(study)):
-        fig, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    judged = {name: sweeps for name, sweeps in judged.items() if any(sweeps)}
+    first = next(iter(judged), "")
+    with panels(study, [axis_label(y), f"difference to {first} where {axis_label(x)} is the same"], target) as row:
         try:
-            draw_curves(axes, {name: sweeps for name, sweeps in judged.items() if any(sweeps)}, x, y)
+            draw_curves(row[0], judged, x, y)
+            _draw_differences(row[1], judged, x, y)
         except DataError as error:
             raise SystemExit(f"{study.folder}: {error}") from error
-        axes.set_xlabel(axis_label(x))
-        axes.set_ylabel(axis_label(y))
-        fig.savefig(target, metadata={"Date": None})
-        plt.close(fig)
+        for axes in row:
+            axes.set_xlabel(axis_label(x))
+
+
+def _draw_differences(axes: Any, judged: dict[str, list[Any]], x: str, y: str) -> None:
+    """Each method's y less the mean of the first's at the same x: the mean over seeds, and a band of their standard
+    deviation; where not every seed reaches, nothing."""
+    first = next(iter(judged.values()))
+    ends = [point["figures"][x] for sweeps in judged.values() for sweep in sweeps for point in sweep]
+    places = [min(ends) + (max(ends) - min(ends)) * i / 80 for i in range(81)]
+    for colour, sweeps in enumerate(judged.values()):
+        kept, means, spreads = [], [], []
+        for place in places:
+            own, base = (
+                [value for sweep in each if (value := value_at(sweep, x, y, place)) is not None]
+                for each in (sweeps, first)
+            )
+            if len(own) < len(sweeps) or len(base) < len(first):
+                continue
+            kept.append(place)
+            means.append(statistics.fmean(own) - statistics.fmean(base))
+            spreads.append(statistics.stdev(own) if len(own) > 1 else 0.0)
+        axes.plot(kept, means, color=f"C{colour}", lw=1.6)
+        low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+        axes.fill_between(kept, low, high, color=f"C{colour}", alpha=0.1, lw=0)
 
 
 def _pyplot() -> Any:

@@ -127,6 +127,11 @@ def test_check_notices_a_page_that_the_runs_do_not_support(docs, capsys):
     page.write_text(page.read_text().replace("0.920", "0.990"))
     assert make_results.main(["--check"], docs) == 1
     assert "make_results.py" in capsys.readouterr().err
+    make_results.main([], docs)
+    curve = docs / "results" / "sentiment" / "ppo" / "seed-2" / "metrics.jsonl"
+    curve.write_text(curve.read_text().rstrip() + '\n{"step": 99, "eval_reward": 0.1}\n')  # in the picture alone
+    assert make_results.main(["--check"], docs) == 1
+    assert "sentiment.svg is not what the runs say" in capsys.readouterr().err
 
 
 def test_a_figure_that_a_run_lacks_is_an_error_that_names_it(docs):
