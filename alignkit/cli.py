@@ -13,6 +13,7 @@ from pathlib import Path
 from alignkit import __version__, cli_rewards
 from alignkit.errors import AlignkitError
 from alignkit.launcher import end_with_launcher
+from alignkit.search_options import check_decoder
 
 _MISTAKE = 2
 _INTERRUPTED = 130
@@ -255,6 +256,7 @@ def _generate(args: argparse.Namespace) -> int:
             "there is nothing to complete: add --prompt TEXT (repeatable) or --prompts FILE. --reward scores the "
             "completions; for texts that you have already, there is alignkit rewards score REWARD FILE"
         )
+    check_decoder(args)
     from alignkit.run.generate import generate_to
 
     generate_to(args)

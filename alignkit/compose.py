@@ -35,7 +35,8 @@ def as_reward(value: Any) -> Any:
         return load_reward(value["use"], **{key: item for key, item in value.items() if key != "use"})
     if callable(value):
         return value
-    raise RewardError(f"expected a reward, the name of one, or {{'use': name, ...settings}}; got {value!r}")
+    several = "; for several rewards there is WeightedSum(rewards, weights)" if isinstance(value, list | tuple) else ""
+    raise RewardError(f"expected a reward, its name, or {{'use': name, ...settings}}; got {value!r}{several}")
 
 
 def _score(reward: Any, name: str, prompts: list, completions: list, columns: dict[str, Any]) -> list[Score]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import DataError
 from alignkit.report.temperatures import axis_label, draw_curves, value_at
+from alignkit.report.words import figure_of
 
 if TYPE_CHECKING:
     from make_results import Run, Study
@@ -70,7 +71,7 @@ def draw_temperatures(study: "Study", target: Path) -> None:
     judged = {name: [run.temperatures for run in study.runs if run.method == name] for name in study.methods()}
     judged = {name: sweeps for name, sweeps in judged.items() if any(sweeps)}
     first = next(iter(judged), "")
-    with panels(study, [axis_label(y), f"difference to {first} where {axis_label(x)} is the same"], target) as row:
+    with panels(study, [axis_label(y), f"difference to {first} at equal {figure_of(x).label}"], target) as row:
         try:
             draw_curves(row[0], judged, x, y)
             _draw_differences(row[1], judged, x, y)
@@ -140,7 +141,9 @@ def draw_steps(study: "Study", target: Path) -> None:
             if not axes.lines:
                 raise SystemExit(f"{study.folder}: no run has {key!r} of `steps` in its metrics.jsonl")
             axes.set_xlabel("optimiser step")
-            axes.legend(frameon=False)
+        handles = {label: line for axes in row for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        ordered = [method for method in study.methods() if method in handles]
+        row[0].figure.legend([handles[name] for name in ordered], ordered, loc="outside right upper", frameon=False)
 
 
 def over_steps(run: "Run", key: str) -> dict[int, float]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
 from test_held_out import EXAMPLES
 from test_recipe import GOOD, problems_of
 
@@ -23,6 +24,8 @@ from alignkit.recipe.extending import merged
 from alignkit.run import run_recipe
 from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.ingredients import gather
+from alignkit.trainers.reinforce import ReinforceTrainer
+from alignkit.trainers.reinforce_config import ReinforceConfig
 
 MODELS = [tiny_causal_lm, tiny_seq2seq]
 
@@ -297,3 +300,10 @@ def test_another_decoder_takes_nothing_over():
     same = merged(base, {"evaluation": {"decoder": {"simulations": 3, "reward": {"use": "length"}}}})["evaluation"]
     assert same["decoder"] == {"use": "mcts", "reward": {"use": "length"}, "simulations": 3}
     assert sorted(CHOOSERS) == ["best_of_n", "das", "mcts"]
+
+
+def test_a_trainer_takes_a_decoder_and_not_its_name(tmp_path):
+    args = ReinforceConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    data = Dataset.from_dict({"prompt": ["a", "b"]})
+    with pytest.raises(ConfigError, match=r"eval_decoder='mcts'; expected a decoder such as SearchDecoder"):
+        ReinforceTrainer(tiny_causal_lm(), longer, args, data, None, tiny_tokenizer(), eval_decoder="mcts")

@@ -88,6 +88,14 @@ def test_a_search_on_top_is_guided_by_what_the_run_learned(study):
     assert evaluate_run(study / "gcn", [f"evaluation.decoder={search}"])[name] > plain
 
 
+def test_a_search_that_writes_one_text_for_all_says_so(study, capsys):
+    search = "{use: mcts, reward: discriminator, simulations: 4, children: 3, value: rollout}"
+    evaluate_run(study / "gcn", [f"evaluation.decoder={search}"])
+    assert "all 8 completions are one text" in capsys.readouterr().out
+    evaluate_run(study / "gcn", [f"evaluation.decoder={search[:-1]}, visit_temperature: 1.0}}"])
+    assert "are one text" not in capsys.readouterr().out
+
+
 def test_the_state_of_a_reward_without_a_network_is_kept_too(study, capsys):
     changes = ["rewards={distinct: {}}", "training.output_dir=runs/counts", "training.reward_as=exponential"]
     run_recipe(load_recipe("gcn.yaml", changes))

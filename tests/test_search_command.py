@@ -1,6 +1,9 @@
 """`alignkit generate --decoder mcts` and `das`."""
 
 import json
+import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -105,6 +108,8 @@ def test_a_reward_by_itself_is_asked_whether_it_reads_tokens(folders, here, caps
         (["--decoder", "das", "--reward", "mine.py:long"], "set reward_as='exponential'"),
         (["--decoder", "mtcs", "--reward", REWARD], "did you mean 'mcts'?"),
         (["--decoder", "das", "--reward", REWARD, "--n", "4"], "--n 4 is for --decoder best_of_n"),
+        (["--decoder", "mcts", "--reward", REWARD, "--max-new-tokens", "9999"], "positions; lower max_new_tokens to"),
+        (["--max-new-tokens", "9999"], "positions; lower max_new_tokens to"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -136,3 +141,25 @@ def test_the_token_that_begins_a_text_is_not_shown(folders, here, capsys):
     assert main([*ask, "--prompt", begins, "--prompt", "it"]) == 0
     said = capsys.readouterr().out
     assert begins not in said and "\nit" in said and said.count("early ") == 2
+
+
+def test_a_misspelled_decoder_is_named_before_torch_is_loaded(folders):
+    """In a process of its own, where importing torch is an error."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from alignkit.cli import main\n"
+        "sys.exit(main(['generate', 'no-model', '--prompt', 'a', '--decoder', 'mtcs', '--reward', 'length']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and "there is no decoder 'mtcs'; did you mean 'mcts'?" in done.stderr, done.stderr
+
+
+def test_a_reward_below_zero_is_warned_of_once_and_no_opinion_is_shown(folders, here, capsys, caplog):
+    ask = ["generate", str(folders["causal"]), "--prompt", "it", "--max-new-tokens", "3", "--simulations", "4"]
+    with caplog.at_level(logging.WARNING):
+        assert main([*ask, "--decoder", "mcts", "--reward", "mine.py:long"]) == 0
+    warned = [record.getMessage() for record in caplog.records if "never visited counts 0" in record.getMessage()]
+    assert len(warned) == 1 and "{use: squash, reward: long, kind: sigmoid}" in warned[0]
+    (here / "mine.py").write_text("def silent(completions, **columns):\n    return [None] * len(completions)\n")
+    assert main([*ask, "--decoder", "mcts", "--reward", "mine.py:silent"]) == 0
+    assert "silent no opinion" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """What a tree search learns of a new node: the policy's likeliest next tokens, and a value by the reward."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,24 @@ from alignkit.decoding.policy_tree import NextTokens, PolicyTree, Search
 from alignkit.decoding.prefix_scores import TextScorer, prefix_scorer
 from alignkit.decoding.sampling import draw
 from alignkit.decoding.search_tree import SearchTree
+from alignkit.reward import reward_name
+
+logger = logging.getLogger(__name__)
+_said: set[str] = set()
+
+
+def _say_that_values_are_negative(name: str, value: float) -> None:
+    """Once for each reward."""
+    if name not in _said:
+        _said.add(name)
+        logger.warning(
+            "reward %r gave %.4g, and a child that was never visited counts 0: below 0 the search turns away from what "
+            "it knows. Bend the reward into 0 to 1, by {use: squash, reward: %s, kind: sigmoid} or "
+            "alignkit.compose.Squash(reward, 'sigmoid')",
+            name,
+            value,
+            name,
+        )
 
 
 @dataclass
@@ -60,6 +79,7 @@ class Evaluation:
     ):
         self.search, self.tree, self.policy, self.uniform = search, tree, policy, uniform
         self.rollout_temperature = rollout_temperature
+        self.reward = reward
         asked = (reward, search.prompts, processing_class, search.columns)
         self.whole = TextScorer(*asked) if rollouts else None
         self.scorer = None if rollouts else prefix_scorer(*asked)
@@ -97,6 +117,8 @@ class Evaluation:
             self._expand(leaves.nodes[on], found)
         if self.whole is not None:
             values = self._rollouts(leaves, on, scores)
+        if (values < 0).any():
+            _say_that_values_are_negative(reward_name(self.reward), float(np.nanmin(values)))
         values = np.where(np.isnan(values), 0.0, values)
         tree.value[leaves.nodes[~on]] = values[~on]  # only an end of a text is ever come to again
         return values

@@ -23,7 +23,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from alignkit.decoding.prompts import texts_of_rows
+from alignkit.decoding.prompts import check_room, texts_of_rows
 from alignkit.errors import ConfigError
 from alignkit.models.tree import TreeReader
 from alignkit.text import Text
@@ -139,6 +139,7 @@ def search_of(
     length = config.max_length - input_ids.shape[1]
     if length < 1:
         raise ConfigError(f"there is no room for a token: max_length={config.max_length}; raise max_new_tokens")
+    check_room(model, input_ids.shape[1], length)
     ends = config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     pad = config.pad_token_id if config.pad_token_id is not None else (ends[0] if ends else 0)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from alignkit.errors import DataError
+from alignkit.errors import ConfigError, DataError
 from alignkit.text import Text, is_conversational
 
 
@@ -126,3 +126,24 @@ def texts_of_rows(
         return [value for value in values for _ in range(times)]
 
     return repeat(list(prompts)), {key: repeat(list(values)) for key, values in (columns or {}).items()}
+
+
+def check_room(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> None:
+    """Hold a prompt and its completion against the positions that the model has.
+
+    Args:
+        model: what will read them; of an encoder-decoder the decoder, for which `prompt_tokens` is what it begins with.
+        prompt_tokens: of the longest prompt.
+        new_tokens: most tokens of a completion.
+
+    Raises:
+        ConfigError: they are more than the model has positions for.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions and prompt_tokens + new_tokens > positions:
+        left = max(positions - prompt_tokens, 0)
+        raise ConfigError(
+            f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones make {prompt_tokens + new_tokens}, and "
+            f"{type(model).__name__} has {positions} positions; lower max_new_tokens to {left} or less, or shorten the "
+            "prompts"
+        )

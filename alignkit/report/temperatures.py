@@ -100,7 +100,7 @@ def value_at(sweep: Sweep, x: str, y: str, at: float) -> float | None:
 def draw_curves(axes: Any, systems: Mapping[str, Sequence[Sweep]], x: str, y: str) -> None:
     """Draws each system: a line through the means over seeds, bars of a standard deviation, thin lines for the seeds.
 
-    The ends of a line say their temperature.
+    The ends of a line say their temperature; of more than three systems those of the first alone.
 
     Args:
         axes: of matplotlib.
@@ -120,6 +120,8 @@ def draw_curves(axes: Any, systems: Mapping[str, Sequence[Sweep]], x: str, y: st
             yerr=[p.y_spread for p in points] if len(seeds) > 1 else None,
             color=colour, lw=1.6, marker="o", ms=4, elinewidth=0.9, capsize=2, label=name,
         )  # fmt: skip
+        if place and len(systems) > 3:
+            continue  # labels of many curves lie on each other
         for point, (right, up) in ((points[0], (6, 4)), (points[-1], (6, -10))):
             axes.annotate(
                 f"T {point.temperature:g}", (point.x, point.y), (right, up), textcoords="offset points",

@@ -19,6 +19,9 @@ from alignkit.run.ending import figure
 from alignkit.whole_files import write_text
 
 
+_MOST_REMARKS = 4  # of one name; seeds of learned rewards all differ
+
+
 def compare_runs(
     runs: Sequence[str | Path], metrics: Sequence[str] = (), output: str | Path | None = None
 ) -> Comparison:
@@ -123,11 +126,11 @@ def _differing(recipes: dict[str, dict[str, Any]]) -> list[str]:
     remarks = []
     for name, of_runs in measures.items():
         first, *others = of_runs
-        remarks += [
-            f"{name} is not the same in {first} ({of_runs[first]}) and {run} ({of_runs[run]})"
-            for run in others
-            if of_runs[run] != of_runs[first]
-        ]
+        differ = [run for run in others if of_runs[run] != of_runs[first]]
+        shown = differ if len(differ) <= _MOST_REMARKS else differ[:1]
+        remarks += [f"{name} is not the same in {first} ({of_runs[first]}) and {run} ({of_runs[run]})" for run in shown]
+        if len(shown) < len(differ):
+            remarks.append(f"{name} is not that of {first} in {len(differ) - 1} more")
     return remarks
 
 

@@ -24,9 +24,20 @@ from alignkit.run.environment import check_processes, command_line, describe_env
 from alignkit.run.ingredients import gather
 from alignkit.run.models import loading_options
 from alignkit.run.saved_rewards import restore_states, with_saved_networks
+from alignkit.text import completion_text, excerpt
 from alignkit.whole_files import write_text
 
 _TRAINING_ROWS = 64  # that a trainer is built with, which trains on none of them
+
+
+def _say_if_all_alike(recipe: Recipe, rows: list[dict[str, Any]]) -> None:
+    """A search that takes the best token writes one text for equal prompts, and its figures are those of one text."""
+    texts = {completion_text(row["completion"]) for row in rows}
+    if len(rows) > 1 and len(texts) == 1 and recipe.evaluation.get("decoder"):
+        print(
+            f"all {len(rows)} completions are one text, {excerpt(texts.pop())!r}: where prompts are alike, let the "
+            "search draw (visit_temperature: 1 of mcts, sample: true of das)"
+        )
 
 
 def evaluate_run(
@@ -79,6 +90,7 @@ def evaluate_run(
     job = build_job(judged, judged.config(), found, [ProgressCallback()])
     attach(job.trainer)
     figures, rows = job.evaluate()
+    _say_if_all_alike(judged, rows)
     sweep: list[dict[str, Any]] = []
     for temperature in temperatures:
         assert isinstance(job, SamplingJob)  # `_check_temperatures` saw to it

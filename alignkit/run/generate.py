@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from alignkit.compose import WeightedSum
 from alignkit.data.dialogue import TURN_END, Context, context_of
-from alignkit.decoding.choosing import CHOOSERS
+from alignkit.decoding.prompts import check_room, encode_prompts
 from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
-from alignkit.errors import AlignkitError, DataError
+from alignkit.errors import DataError
 from alignkit.held_out import generate_rows
 from alignkit.json_lines import read_json_lines
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
@@ -25,13 +25,12 @@ from alignkit.reward import call_reward, check_columns
 from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.ingredients import build_named_rewards
-from alignkit.run.search import SEARCHES, build_search, search_rows, search_settings
-from alignkit.settings import did_you_mean
+from alignkit.run.search import build_search, search_rows
+from alignkit.search_options import SEARCHES, check_decoder, search_settings
 from alignkit.text import completion_text, prompt_text
 from alignkit.whole_files import write_text
 
 DEFAULT_N = 8
-DECODERS = ("sample", *CHOOSERS)
 # what stands beside a completion -> the words for that, and for the completion itself
 BESIDE = {"first": ("first  ", "chosen "), "sample": ("sample ", "found  ")}
 
@@ -44,12 +43,10 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
             does not exist, does not take its settings, or needs columns that the prompts lack.
     """
     quiet_hosts()
-    _check_decoder(args)
+    check_decoder(args)
     settings = search_settings(args)
     if args.decoder in SEARCHES:
         build_search(args.decoder, call_reward, None, settings)  # bad settings are told before a model is loaded
-    if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
-        raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
     examples = read_prompts(args.prompts) if args.prompts else [{"prompt": prompt} for prompt in args.prompt]
     rewards = build_named_rewards(args.reward, allow_code=not args.no_code)
     check_columns(rewards, examples[0])
@@ -59,11 +56,12 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     config = sampling_settings(
         model, tokenizer, args.max_new_tokens, args.temperature, top_p=args.top_p, top_k=args.top_k
     )
+    longest = max(map(len, encode_prompts(tokenizer, [example["prompt"] for example in examples])))
+    check_room(model, 1 if model.config.is_encoder_decoder else longest, args.max_new_tokens)
     wanted = [example for example in examples for _ in range(args.count)]
     how = {"generation_config": config, "reward_funcs": rewards, "batch_size": args.batch_size, "seed": args.seed}
     if args.decoder != "sample":
         weights = [spec.get("weight", 1.0) for spec in read_rewards(args.reward, allow_code=not args.no_code).values()]
-        # a reward by itself may read beginnings token by token; a sum is called on text
         chooser = rewards[0] if weights == [1.0] else WeightedSum(rewards, weights)
     if args.decoder in SEARCHES:
         search = build_search(args.decoder, chooser, tokenizer, settings)
@@ -81,19 +79,6 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     else:
         _show(rows, Console(), apart=model.config.is_encoder_decoder, unsaid=tokenizer.all_special_tokens)
     return rows
-
-
-def _check_decoder(args: argparse.Namespace) -> None:
-    if args.decoder not in DECODERS:
-        raise AlignkitError(f"there is no decoder {args.decoder!r}{did_you_mean(args.decoder, DECODERS)}")
-    if args.decoder != "best_of_n" and args.n is not None:
-        raise AlignkitError(f"--n {args.n} is for --decoder best_of_n; several samples of each prompt are --count")
-    if args.n is not None and args.n < 1:
-        raise AlignkitError(f"--n is a whole number of 1 or more, got {args.n}")
-    if args.decoder != "sample" and not args.reward:
-        raise AlignkitError(f"--decoder {args.decoder} chooses by a reward; name one with --reward")
-    if args.decoder == "best_of_n" and args.temperature == 0:
-        raise AlignkitError("--decoder best_of_n samples, and --temperature 0 does not; take one above 0")
 
 
 def sampling_settings(model: Any, tokenizer: Any, max_new_tokens: int, temperature: float, **settings: Any) -> Any:
@@ -164,7 +149,10 @@ def _show(rows: list[dict[str, Any]], console: Console, apart: bool, unsaid: lis
         for label, said in zip(labels, (row[beside] if beside else None, row), strict=True):
             if said is None:
                 continue
-            scores = "  ".join(f"{name} {score:.3f}" for name, score in said["rewards"].items() if score is not None)
+            scores = "  ".join(
+                f"{name} {'no opinion' if score is None else format(score, '.3f')}"
+                for name, score in said["rewards"].items()
+            )
             console.print(prompt + escape(completion_text(said["completion"])), highlight=False)
             if scores:
                 console.print(f"  [cyan]{label}{escape(scores)}[/cyan]", highlight=False)

@@ -1,7 +1,6 @@
 """Rows of `alignkit generate --decoder mcts` and `das`: of each prompt what the search found, and a plain sample of the
 same model beside it."""
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,34 +15,6 @@ from alignkit.errors import AlignkitError, ConfigError
 from alignkit.held_out import Row
 from alignkit.run.beside import Chosen, generated, rows_beside
 from alignkit.text import Text, is_conversational
-
-# option of the command line -> the setting, by decoder
-SETTINGS = {
-    "mcts": (
-        *("simulations", "children", "exploration", "value", "backup", "visit_temperature", "policy_share"),
-        *("leaves_per_wave", "rollout_temperature"),
-    ),
-    "das": ("beams", "candidates", "alpha", "reward_as", "policy_share", "sample"),
-}
-SEARCHES = tuple(SETTINGS)
-
-
-def search_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the search that the command line names, those that were given.
-
-    Raises:
-        AlignkitError: one of another decoder.
-    """
-    given = {name: getattr(args, name) for names in SETTINGS.values() for name in names if hasattr(args, name)}
-    given = {name: value for name, value in given.items() if value is not None and value is not False}
-    own = SETTINGS.get(args.decoder, ())
-    foreign = sorted(set(given) - set(own))
-    if foreign:
-        homes = [decoder for decoder, names in SETTINGS.items() if foreign[0] in names]
-        raise AlignkitError(
-            f"--{foreign[0].replace('_', '-')} is for --decoder {' and '.join(homes)}, not for {args.decoder}"
-        )
-    return given
 
 
 def build_search(decoder: str, reward: Any, processing_class: Any, settings: dict[str, Any]) -> MCTS | DAS:

@@ -111,6 +111,10 @@ class OnPolicyTrainer(
         self.reward_func_names = unique_names(rewards)
         self.metrics = dict(metrics or {})
         self.decoder = decoder or SamplingDecoder(with_values=self.uses_values and not policy.separate_critic)
+        if eval_decoder is not None and not callable(eval_decoder):
+            raise ConfigError(
+                f"eval_decoder={eval_decoder!r}; expected a decoder such as SearchDecoder(MCTS(reward, tokenizer))"
+            )
         self.eval_decoder = eval_decoder
         self.ref_model = self._prepare_reference(policy.reference)
         self.kl_controller = KLController(args.kl_coef, args.kl_target, args.kl_horizon)

@@ -1,0 +1,60 @@
+"""What `alignkit generate` says about decoders on the command line, held against what they take before torch is loaded.
+
+Light on purpose: a misspelled name is answered at once.
+"""
+
+import argparse
+from typing import Any
+
+from alignkit.errors import AlignkitError
+from alignkit.settings import did_you_mean
+
+# option of the command line -> the setting, by decoder
+SETTINGS = {
+    "mcts": (
+        *("simulations", "children", "exploration", "value", "backup", "visit_temperature", "policy_share"),
+        *("leaves_per_wave", "rollout_temperature"),
+    ),
+    "das": ("beams", "candidates", "alpha", "reward_as", "policy_share", "sample"),
+}
+SEARCHES = tuple(SETTINGS)
+DECODERS = ("sample", "best_of_n", *SEARCHES)
+
+
+def check_decoder(args: argparse.Namespace) -> None:
+    """Hold the decoder's name, and what it needs, against the rest of the command line.
+
+    Raises:
+        AlignkitError: there is no such decoder, it needs a reward, or an option is another decoder's.
+    """
+    if args.decoder not in DECODERS:
+        raise AlignkitError(f"there is no decoder {args.decoder!r}{did_you_mean(args.decoder, DECODERS)}")
+    if args.decoder != "best_of_n" and args.n is not None:
+        raise AlignkitError(f"--n {args.n} is for --decoder best_of_n; several samples of each prompt are --count")
+    if args.n is not None and args.n < 1:
+        raise AlignkitError(f"--n is a whole number of 1 or more, got {args.n}")
+    if args.decoder != "sample" and not args.reward:
+        raise AlignkitError(f"--decoder {args.decoder} chooses by a reward; name one with --reward")
+    if args.decoder == "best_of_n" and args.temperature == 0:
+        raise AlignkitError("--decoder best_of_n samples, and --temperature 0 does not; take one above 0")
+    if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
+        raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
+    search_settings(args)
+
+
+def search_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the search that the command line names, those that were given.
+
+    Raises:
+        AlignkitError: one of another decoder.
+    """
+    given = {name: getattr(args, name) for names in SETTINGS.values() for name in names if hasattr(args, name)}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    own = SETTINGS.get(args.decoder, ())
+    foreign = sorted(set(given) - set(own))
+    if foreign:
+        homes = [decoder for decoder, names in SETTINGS.items() if foreign[0] in names]
+        raise AlignkitError(
+            f"--{foreign[0].replace('_', '-')} is for --decoder {' and '.join(homes)}, not for {args.decoder}"
+        )
+    return given
