@@ -82,26 +82,31 @@ def draw_temperatures(study: "Study", target: Path) -> None:
 
 
 def _draw_differences(axes: Any, judged: dict[str, list[Any]], x: str, y: str) -> None:
-    """Each method's y less the mean of the first's at the same x: the mean over seeds, and a band of their standard
-    deviation; where not every seed reaches, nothing."""
+    """A line for each system's difference to the first, a band for its seeds' standard deviation."""
+    for colour, points in enumerate(differences_over(judged, x, y).values()):
+        places, means, spreads = zip(*points, strict=True) if points else ((), (), ())
+        axes.plot(places, means, color=f"C{colour}", lw=1.6)
+        low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+        axes.fill_between(places, low, high, color=f"C{colour}", alpha=0.1, lw=0)
+
+
+def differences_over(judged: dict[str, list[Any]], x: str, y: str) -> dict[str, list[tuple[float, float, float]]]:
+    """By system, at values of x: x, the mean over seeds of y less the first system's there, and the seeds' standard
+    deviation; where a seed of either does not reach, nothing."""
     first = next(iter(judged.values()))
     ends = [point["figures"][x] for sweeps in judged.values() for sweep in sweeps for point in sweep]
     places = [min(ends) + (max(ends) - min(ends)) * i / 80 for i in range(81)]
-    for colour, sweeps in enumerate(judged.values()):
-        kept, means, spreads = [], [], []
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in judged}
+    for name, sweeps in judged.items():
         for place in places:
             own, base = (
                 [value for sweep in each if (value := value_at(sweep, x, y, place)) is not None]
                 for each in (sweeps, first)
             )
-            if len(own) < len(sweeps) or len(base) < len(first):
-                continue
-            kept.append(place)
-            means.append(statistics.fmean(own) - statistics.fmean(base))
-            spreads.append(statistics.stdev(own) if len(own) > 1 else 0.0)
-        axes.plot(kept, means, color=f"C{colour}", lw=1.6)
-        low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-        axes.fill_between(kept, low, high, color=f"C{colour}", alpha=0.1, lw=0)
+            if len(own) == len(sweeps) and len(base) == len(first):
+                spread = statistics.stdev(own) if len(own) > 1 else 0.0
+                found[name].append((place, statistics.fmean(own) - statistics.fmean(base), spread))
+    return found
 
 
 def _pyplot() -> Any:

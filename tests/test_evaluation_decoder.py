@@ -24,8 +24,7 @@ from alignkit.recipe.extending import merged
 from alignkit.run import run_recipe
 from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.ingredients import gather
-from alignkit.trainers.reinforce import ReinforceTrainer
-from alignkit.trainers.reinforce_config import ReinforceConfig
+from alignkit.trainers.reinforce import ReinforceConfig, ReinforceTrainer
 
 MODELS = [tiny_causal_lm, tiny_seq2seq]
 

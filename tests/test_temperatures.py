@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from test_results_page import add_result, make_results
+from test_results_page import add_result, make_results, results_pictures
 
 from alignkit.cli import main
 from alignkit.errors import DataError
@@ -118,7 +118,7 @@ def test_the_results_page_shows_the_curves_of_published_runs(tmp_path):
     (study / "study.yaml").write_text(about)
     assert make_results.main([], tmp_path) == 0
     text = (tmp_path / "results.md").read_text()
-    assert "(results/coco-temperatures.svg)" in text and "bars are a standard deviation" in text
+    assert "(results/coco-temperatures.svg)" in text and "bars and bands are a standard deviation" in text
     assert "Self-BLEU-4 is the same" not in text
     (study / "study.yaml").write_text(about.replace("bleu_4}}", "bleu_4, at: [0.5, 0.9]}}"))
     assert make_results.main([], tmp_path) == 0
@@ -128,6 +128,15 @@ def test_the_results_page_shows_the_curves_of_published_runs(tmp_path):
     sweeps = [sweep(0.1 + seed / 100) for seed in (1, 2)]
     by_hand = [np.interp(0.5, *zip(*sorted(point(one) for one in own), strict=True)) for own in sweeps]
     assert f"| gcn | {statistics.fmean(by_hand):.3f} ± {statistics.stdev(by_hand):.3f} |" in row
+    judged = {"mle": [sweep(0.0)], "gcn": sweeps}
+    lines = results_pictures.differences_over(judged, "self_bleu_4", "bleu_4")
+    assert all(mean == 0 for _, mean, _ in lines["mle"])
+    place, mean, spread = min(lines["gcn"], key=lambda line: abs(line[0] - 0.5))
+    own, base = (
+        [np.interp(place, *zip(*sorted(point(one) for one in seed), strict=True)) for seed in seeds]
+        for seeds in (sweeps, [sweep(0.0)])
+    )
+    assert (mean, spread) == pytest.approx((statistics.fmean(own) - base[0], statistics.stdev(own)))
     (study / "study.yaml").write_text(about)
     assert make_results.main([], tmp_path) == 0
     picture = tmp_path / "results" / "coco-temperatures.svg"

@@ -18,7 +18,6 @@ from alignkit.models.locating import RUN_RECIPE
 from alignkit.run.ending import figure
 from alignkit.whole_files import write_text
 
-
 _MOST_REMARKS = 4  # of one name; seeds of learned rewards all differ
 
 
