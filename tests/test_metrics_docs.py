@@ -1,6 +1,8 @@
 """docs/metrics.md explains every figure that a trainer logs, every health check, and every metric."""
 
 import re
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from alignkit.diagnostics import CHECKS
 from alignkit.metrics import METRICS, load_metric, metric_parameters
 from alignkit.metrics.next_turn import NextTurnMetric
 from alignkit.metrics.reward import RewardMetric
-from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
+from alignkit.models.tiny import tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from alignkit.progress import ProgressCallback, RunFilesCallback, attach
 from alignkit.report.words import Figure, figure_of
 from alignkit.trainers.cooperative import CooperativeTrainer
@@ -67,9 +69,18 @@ SETTINGS = {
 DATA = Dataset.from_dict({"prompt": ["the film", "a good", "it was"] * 8, "reference": ["good film ."] * 24})
 
 
+@cache
+def encoder() -> str:
+    folder = tempfile.mkdtemp()
+    tiny_classifier().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def metrics_with_models():
     model, tokenizer = tiny_causal_lm(), tiny_tokenizer()
     return {
+        "two_sample": load_metric("two_sample", model=encoder(), folds=2),
         "perplexity": load_metric("perplexity", model=model, processing_class=tokenizer),
         "next_turn": NextTurnMetric(model, warmth, tokenizer, max_new_tokens=4, positive_above=0.5),
     }
@@ -78,7 +89,7 @@ def metrics_with_models():
 def ppo(folder):
     model = tiny_causal_lm()
     # these ask a model, or want the oracle's own texts
-    asking = {"perplexity", "next_turn", "oracle_nll"}
+    asking = {"perplexity", "next_turn", "oracle_nll", "two_sample"}
     metrics = {name: load_metric(name) for name in METRICS if name not in asking} | metrics_with_models()
     metrics["judge"] = RewardMetric(warmth, name="judge")
     args = PPOConfig(output_dir=folder, eval_strategy="steps", eval_steps=2, num_iterations=2, ptx_coef=0.1, **SETTINGS)
@@ -169,7 +180,7 @@ def test_the_metrics_are_listed_with_their_keys_and_settings():
     made = {**metrics_with_models(), "reward": RewardMetric(warmth, name="<judge>")}
     for name, (keys, settings) in rows.items():
         metric = made[name] if name in made else load_metric(name)
-        referring = name in ("overlap", "bleu", "rouge")
+        referring = name in ("overlap", "bleu", "rouge", "two_sample")
         given = metric.compute(
             predictions=["a good film"] * 2, **({"columns": {"reference": ["a film"] * 2}} if referring else {})
         )

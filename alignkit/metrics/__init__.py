@@ -50,6 +50,9 @@ METRICS = {
         "alignkit.metrics.bleu:SelfBleuMetric", "BLEU-2 to BLEU-5 of completions among themselves"
     ),
     "rouge": MetricEntry("alignkit.metrics.rouge:RougeMetric", "ROUGE-1, ROUGE-2 and ROUGE-L against the references"),
+    "two_sample": MetricEntry(
+        "alignkit.metrics.two_sample:TwoSampleMetric", "how well a fresh classifier tells completions from references"
+    ),
     "oracle_nll": MetricEntry(
         "alignkit.metrics.oracle_nll:OracleNLLMetric", "how likely the synthetic oracle finds the completions"
     ),

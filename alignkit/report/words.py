@@ -90,6 +90,7 @@ _FIGURES = {
     "oracle_nll": Figure("NLL under the oracle", "nats per word", better=-1),
     "oracle_nll_short": Figure("Shorter than the oracle's", percent=True),
     "oracle_nll_invalid": Figure("None of the oracle's", better=-1, percent=True),
+    "two_sample": Figure("Told from people's texts", "AUC of a fresh classifier", better=-1),
     "f1": Figure("F1", better=1),
     "next_turn": Figure("Simulated user's next turn", better=1),
     "next_turn_se": Figure("Standard error of the next turn"),
