@@ -88,6 +88,11 @@ def test_a_search_on_top_is_guided_by_what_the_run_learned(study):
     assert evaluate_run(study / "gcn", [f"evaluation.decoder={search}"])[name] > plain
 
 
+def test_a_run_that_asks_each_prompt_once_is_judged_with_few_training_rows(study, monkeypatch):
+    monkeypatch.setattr("alignkit.run.evaluate._TRAINING_ROWS", 4)
+    assert "rewards/discriminator/mean" in evaluate_run(study / "discriminator")
+
+
 def test_a_search_that_writes_one_text_for_all_says_so(study, capsys):
     search = "{use: mcts, reward: discriminator, simulations: 4, children: 3, value: rollout}"
     evaluate_run(study / "gcn", [f"evaluation.decoder={search}"])

@@ -28,6 +28,13 @@ from alignkit.text import completion_text, excerpt
 from alignkit.whole_files import write_text
 
 _TRAINING_ROWS = 64  # that a trainer is built with, which trains on none of them
+_OF_A_ROLLOUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation")
+
+
+def _rows_needed(recipe: Recipe) -> int:
+    """Training rows without which a trainer is not built: those of a rollout, where each prompt is asked once."""
+    given = {name: int(recipe.training.get(name) or 1) for name in _OF_A_ROLLOUT}
+    return max(_TRAINING_ROWS, math.prod(given.values()))
 
 
 def _say_if_all_alike(recipe: Recipe, rows: list[dict[str, Any]]) -> None:
@@ -86,7 +93,7 @@ def evaluate_run(
     if (
         "name" in judged.model
     ):  # nothing is trained: a few rows are enough, and encoding them all takes longer than judging
-        found.data["train"] = found.data["train"].select(range(min(_TRAINING_ROWS, len(found.data["train"]))))
+        found.data["train"] = found.data["train"].select(range(min(_rows_needed(judged), len(found.data["train"]))))
     job = build_job(judged, judged.config(), found, [ProgressCallback()])
     attach(job.trainer)
     figures, rows = job.evaluate()
