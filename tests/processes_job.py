@@ -141,7 +141,8 @@ def trainer_of(case: str, folder: Path, decoder: Any = None, **changes: Any) -> 
         )
     if case == "cooperative":
         own = {"kl_coef": 0.0, "kl_target": None, "num_generations": 8, "num_iterations": 2, "discriminator_samples": 0}
-        own |= {"reward_as": "exponential", "reward_temperature": 0.5, "weight_clip": 1.0}
+        own |= {"reward_as": "exponential", "reward_temperature": 0.5, "weight_clip": 1.0, "control_variate": True}
+        own |= {"control_variate_tokens": 8}
         decoder = Placed(8) if decoder is not None else None
         return CooperativeTrainer(
             tiny_causal_lm(), [Opinion(), Taste()], CooperativeConfig(**settings | own | changes),

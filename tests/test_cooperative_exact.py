@@ -299,7 +299,7 @@ def test_a_control_variate_beside_missing_scores_and_scores_of_zero(tmp_path):
     ("settings", "expected"),
     [
         ({"weighting": "reward"}, "has no importance weights"),
-        ({"num_iterations": 2}, "several optimiser steps a rollout, but what it subtracts"),
+        ({"weighting": "best"}, "has no importance weights"),
     ],
 )
 def test_a_control_variate_where_it_does_not_hold_is_refused(settings, expected, tmp_path):

@@ -145,6 +145,62 @@ def chunked_log_probs(
     return log_probs, entropies
 
 
+@torch.no_grad()
+def top_log_probs(
+    hidden: torch.Tensor, head: nn.Linear, inverse_temperature: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest tokens and their log-probabilities, chunk by chunk.
+
+    Args:
+        hidden, head, inverse_temperature: as of `chunked_log_probs`.
+        count: K.
+
+    Returns:
+        token ids and log-probabilities, both (N, K), the likeliest first.
+    """
+    inverse_temperature = inverse_temperature.float()
+    dtype = _compute_dtype(hidden)
+    states = (hidden.float() * inverse_temperature[:, None]).to(dtype)
+    count = min(count, len(head.weight))
+    ids = torch.empty((len(hidden), count), dtype=torch.long, device=hidden.device)
+    found = torch.empty((len(hidden), count), dtype=torch.float32, device=hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for rows in _chunks(hidden, head.weight):
+            logits = _logits(states[rows], head.weight.to(dtype), head.bias, inverse_temperature[rows])
+            top, ids[rows] = logits.topk(count)
+            found[rows] = top - logits.logsumexp(-1, keepdim=True)
+    return ids, found
+
+
+def log_probs_at(
+    hidden: torch.Tensor,
+    head: nn.Linear,
+    labels: torch.Tensor,
+    log_probs: torch.Tensor,
+    at: torch.Tensor,
+    inverse_temperature: torch.Tensor,
+) -> torch.Tensor:
+    """Log-probabilities of tokens beside the labels: (N, K), with their gradient.
+
+    The normaliser is what lies between a label's logit and its log-probability, which is known already.
+
+    Args:
+        hidden, head, labels, inverse_temperature: as of `chunked_log_probs`.
+        log_probs: (N,) what it found.
+        at: (N, K) token ids.
+    """
+    inverse_temperature = inverse_temperature.float()
+    dtype = _compute_dtype(hidden)
+    states = (hidden.float() * inverse_temperature[:, None]).to(dtype)
+    asked = torch.cat([labels[:, None], at], 1)
+    with torch.autocast(hidden.device.type, enabled=False):
+        weights = head.weight.to(dtype)[asked]
+        logits = torch.matmul(weights, states[:, :, None]).squeeze(-1).float()
+        if head.bias is not None:
+            logits = logits + head.bias.float()[asked] * inverse_temperature[:, None]
+    return logits[:, 1:] - (logits[:, :1] - log_probs[:, None])
+
+
 def log_probs_from_logits(
     logits: torch.Tensor, labels: torch.Tensor, inverse_temperature: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

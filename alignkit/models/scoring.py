@@ -14,14 +14,14 @@ import inspect
 import logging
 from collections.abc import Iterable
 from types import MethodType
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from alignkit.models.faster import attention_for, fuse_activations
-from alignkit.models.head import chunked_log_probs, log_probs_from_logits
+from alignkit.models.head import chunked_log_probs, log_probs_at, log_probs_from_logits, top_log_probs
 from alignkit.models.shared_prompts import predicting_states
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,12 @@ class Scores(TypedDict):
     """(B, T) entropy of the distribution it was drawn from, in nats, if it was asked for."""
     values: torch.Tensor | None
     """(B, T) value of the state in which it was chosen, if there is a value head."""
+    at: NotRequired[torch.Tensor]
+    """(B, T, K) log-probabilities of the tokens that were asked about by `at`."""
+    top_ids: NotRequired[torch.Tensor]
+    """(B, T, K) the likeliest tokens, if they were asked for by `top`."""
+    top_log_probs: NotRequired[torch.Tensor]
+    """(B, T, K) their log-probabilities, without a gradient."""
 
 
 def position_ids_of(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -73,12 +79,14 @@ def add_scoring(model: PreTrainedModel) -> None:
         inverse_temperature: torch.Tensor | None = None,
         values: str = "none",
         entropy: bool = True,
+        at: torch.Tensor | None = None,
+        top: int = 0,
         **kwargs: Any,
     ) -> Any:
         if completion_ids is None:
             return original(*args, **kwargs)
         batch = (kwargs["input_ids"], kwargs["attention_mask"], completion_ids, completion_mask.bool())
-        return _score(self, original, *batch, inverse_temperature, values, entropy)
+        return _score(self, original, *batch, inverse_temperature, values, entropy, at, top)
 
     fuse_activations(model)
     model._alignkit_scoring = True
@@ -113,6 +121,8 @@ def score_completions(
     temperature: float | torch.Tensor = 1.0,
     values: str = "none",
     entropy: bool = True,
+    at: torch.Tensor | None = None,
+    top: int = 0,
 ) -> Scores:
     """Log-probabilities and, where asked for, entropies and values of completions.
 
@@ -126,6 +136,8 @@ def score_completions(
         values: `none`; `full` runs the value head; `detached` runs it on detached states, so that the trunk learns
             nothing from the value loss; `only` gives the values alone, which spares a separate critic the policy.
         entropy: whether to compute entropies.
+        at: (B, T, K) tokens whose log-probabilities are wanted besides, each in the place of the completion's.
+        top: so many of the likeliest tokens at each place are wanted besides.
     """
     inverse = torch.as_tensor(1.0 / temperature, dtype=torch.float32, device=prompt_ids.device)
     return model(
@@ -136,6 +148,8 @@ def score_completions(
         inverse_temperature=inverse.expand(len(prompt_ids)),
         values=values,
         entropy=entropy,
+        **({} if at is None else {"at": at}),
+        **({"top": top} if top else {}),
     )
 
 
@@ -149,6 +163,8 @@ def _score(
     inverse_temperature: torch.Tensor,
     values: str,
     entropy: bool,
+    at: torch.Tensor | None = None,
+    top: int = 0,
 ) -> dict[str, Any]:
     inputs = _inputs(model, input_ids, attention_mask, completion_ids, completion_mask)
     keep = completion_ids.shape[1]
@@ -159,28 +175,43 @@ def _score(
 
     def spread(flat: torch.Tensor) -> torch.Tensor:
         # keeps the graph when no position is kept: a batch with nothing to learn from still has a backward
-        return flat.new_zeros(completion_mask.numel()).index_copy(0, kept, flat).view(completion_mask.shape)
+        wide = flat.new_zeros((completion_mask.numel(), *flat.shape[1:])).index_copy(0, kept, flat)
+        return wide.view(*completion_mask.shape, *flat.shape[1:])
 
     if values == "only" and hasattr(model, CRITIC_NAME):
         return {"values": spread(getattr(model, HEAD_NAME)(at_kept(_critic_states(model, inputs, keep))))}
     labels = completion_ids.flatten()[kept]
     inverse = inverse_temperature[:, None].expand_as(completion_ids).flatten()[kept]
     head = model.get_output_embeddings()
+    more: dict[str, torch.Tensor] = {}
     if model._alignkit_plain_head and isinstance(head, nn.Linear):  # PEFT may have wrapped it since it was tried
         hidden = _states(model, inputs, input_ids.shape[1], keep)
-        log_probs, entropies = chunked_log_probs(at_kept(hidden), head, labels, inverse, entropy)
+        states = at_kept(hidden)
+        log_probs, entropies = chunked_log_probs(states, head, labels, inverse, entropy)
+        if at is not None:
+            more["at"] = spread(log_probs_at(states, head, labels, log_probs, at_kept(at), inverse))
+        if top:
+            more["top_ids"], more["top_log_probs"] = map(spread, top_log_probs(states, head, inverse, top))
     else:
         outputs = original(**inputs, output_hidden_states=True, use_cache=False)
         hidden = _predicting_states(model, _last_hidden(outputs), keep)
         logits = _predicting_states(model, outputs.logits, keep)
         log_probs, entropies = log_probs_from_logits(at_kept(logits), labels, inverse)
+        if at is not None or top:
+            wide = at_kept(logits).to(torch.promote_types(logits.dtype, torch.float32))
+            log_p = (wide * inverse[:, None].to(wide)).log_softmax(-1)
+            if at is not None:
+                more["at"] = spread(log_p.gather(-1, at_kept(at)))
+            if top:
+                found = log_p.detach().topk(min(top, log_p.shape[-1]))
+                more["top_ids"], more["top_log_probs"] = spread(found.indices), spread(found.values)
     state_values = None
     if values != "none":
         states = _critic_states(model, inputs, keep) if hasattr(model, CRITIC_NAME) else hidden
         states = states.detach() if values == "detached" else states
         state_values = spread(getattr(model, HEAD_NAME)(at_kept(states)))
     seen = spread(entropies) if entropy and entropies is not None else None
-    return {"log_probs": spread(log_probs), "entropy": seen, "values": state_values}
+    return {"log_probs": spread(log_probs), "entropy": seen, "values": state_values, **more}
 
 
 def _states(model: PreTrainedModel, inputs: dict[str, torch.Tensor], prompt_length: int, keep: int) -> torch.Tensor:

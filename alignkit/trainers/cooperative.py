@@ -17,6 +17,7 @@ from alignkit.importance import (
     self_normalised,
     spread,
 )
+from alignkit.models.scoring import Scores, score_completions
 from alignkit.reward import learned_rewards
 from alignkit.trainers.cooperative_config import CooperativeConfig
 from alignkit.trainers.log_scores import log_probabilities
@@ -126,42 +127,64 @@ class CooperativeTrainer(OnPolicyTrainer):
                 f"{type(self.decoder).__name__} knows none; take another proposal, or weighting='best'"
             )
         log_probs = masked_sum(made.log_probs, made.completion_mask, dim=1)
-        weights = self._weights(rollout, log_probs)
+        weights, own = self._weights(rollout, log_probs)
         known = self.accelerator.gather(~rollout.scores.isnan()).view(-1, self.num_generations).any(1)
         # of a pass over the rollout, an optimiser step sees this share of the prompts, or of each prompt's rows
         steps = self.args.steps_per_generation // self.args.gradient_accumulation_steps
-        batch["weights"] = weights * (self.accelerator.num_processes * steps / known.sum().clamp(min=1))
+        factor = self.accelerator.num_processes * steps / known.sum().clamp(min=1)
+        batch["weights"] = weights * factor
+        if own is not None and self.args.steps_of_a_rollout > 1:
+            batch |= {"own_weights": own * factor, **self._next_tokens(rollout)}
         batch["advantages"] = (weights[:, None] * batch["learn_mask"]).to(made.log_probs.dtype)
         if self.args.rl_weight < 1:
             batch.update(self.references(rollout, batch))
         return batch
 
-    def _weights(self, rollout: Rollout, log_probs: torch.Tensor) -> torch.Tensor:
-        """(B,) the weight of each of this process's completions; those of a prompt may lie in several processes."""
+    @torch.no_grad()
+    def _next_tokens(self, rollout: Rollout) -> Batch:
+        """(B, T, K) the likeliest tokens in each place under the policy that sampled, and their probabilities."""
+        made, size = rollout.made, self.args.per_device_train_batch_size
+        whole = (made.prompt_ids, made.prompt_mask, made.completion_ids, made.completion_mask)
+        with self.phase("reference"), self.accelerator.autocast():
+            found = [
+                score_completions(
+                    self.model, *(t[start : start + size] for t in whole), entropy=False,
+                    top=self.args.control_variate_tokens,
+                )
+                for start in range(0, len(whole[0]), size)
+            ]  # fmt: skip
+        log_probs = torch.cat([part["top_log_probs"] for part in found])
+        return {"next_ids": torch.cat([part["top_ids"] for part in found]), "next_probs": log_probs.exp()}
+
+    def _weights(self, rollout: Rollout, log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B,) the weight of each of this process's completions; those of a prompt may lie in several processes. With a
+        control variate what it took off is the second, also (B,)."""
         size, gather = self.num_generations, self.accelerator.gather
         log_density = rollout.made.log_density if rollout.made.log_density is not None else log_probs
         if self.args.weighting == "reward":
             everyone = gather(log_weights(log_probs, torch.zeros_like(rollout.scores), log_density))
             scores = gather(rollout.scores)
             everyone = torch.where(scores.isnan(), torch.nan, everyone)
-            return self._mine(self._shares(everyone) * self._advantages(scores))
+            return self._mine(self._shares(everyone) * self._advantages(scores)), None
         log_scores = self.log_scores(rollout)
         if self.args.weighting == "best":
-            return self._mine(best_of_group(gather(log_probs.to(log_scores.dtype) + log_scores), size))
+            return self._mine(best_of_group(gather(log_probs.to(log_scores.dtype) + log_scores), size)), None
         if self.args.weighting == "uniform":
-            return self._mine(self_normalised(gather(torch.where(log_scores.isnan(), torch.nan, 0.0)), size))
+            return self._mine(self_normalised(gather(torch.where(log_scores.isnan(), torch.nan, 0.0)), size)), None
         everyone = gather(log_weights(log_probs, log_scores, log_density))
         known = log_mean_exp(everyone, size)
         known = known[known.isfinite()]
         if len(known):
             self._metrics["train"]["weights/log_z"].append(float(known.mean()))
         shares = self._shares(everyone)
+        taken = None
         if self.args.control_variate:
             unscored = torch.where(log_scores.isnan(), torch.nan, 0.0)
             own, _ = self._normalised(gather(log_weights(log_probs, unscored, log_density)))
             weighted = shares.view(-1, size).any(1, keepdim=True).expand(-1, size).reshape(-1)
-            shares = shares - own * weighted  # a prompt without weights stays without
-        return self._mine(shares)
+            own = own * weighted  # a prompt without weights stays without
+            shares, taken = shares - own, self._mine(own)
+        return self._mine(shares), taken
 
     def _normalised(self, everyone: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B,) log-weights tempered, clipped and normalised over each prompt's completions; (B,) which were clipped."""
@@ -225,9 +248,22 @@ class CooperativeTrainer(OnPolicyTrainer):
     @in_pieces
     def update(self, model: Any, batch: Batch) -> torch.Tensor:
         """`sum w_i NLL_i`, and with `rl_weight` below 1 the likelihood of a reference beside it."""
-        scores, extra = self.joint_scores(model, batch)
+        scores, extra = self.joint_scores(model, batch, at=batch.get("next_ids"))
         self.watch(batch, scores)
         loss = -(batch["weights"] * masked_sum(scores["log_probs"], batch["learn_mask"], dim=1)).sum()
         seen = self.accelerator.gather(loss.detach() * self.args.gradient_accumulation_steps).mean().item()
         self._metrics["train"]["weighted_nll"].append(seen)
+        if "next_ids" in batch:
+            expected = masked_sum(_cross_entropy(scores, batch), batch["learn_mask"], dim=1)
+            loss = loss + (batch["own_weights"] * expected).sum()
         return loss if extra is None else self.blended(loss, extra, batch)
+
+
+def _cross_entropy(scores: Scores, batch: Batch) -> torch.Tensor:
+    """(B, T) what the policy that sampled expects of the negative log-likelihood of its next token.
+
+    Exact over the likeliest tokens; for the others the sampled one stands, so that the expectation is right whatever K.
+    """
+    sampled_elsewhere = (batch["next_ids"] != batch["completion_ids"][..., None]).all(-1)
+    known = (batch["next_probs"] * scores["at"]).sum(-1)
+    return -known - torch.where(sampled_elsewhere, scores["log_probs"], 0.0)

@@ -52,8 +52,10 @@ class CooperativeConfig(OnPolicyConfig):
         reward_temperature: beta of `exponential`, in units of the reward.
         control_variate: subtract from the weights of `importance` those that the completions would have without a
             score (p / q^, normalised alike). This removes the part of the sampling noise that does not depend on the
-            score: with equal scores nothing moves. For one optimiser step a rollout; what it costs elsewhere stands in
-            the documentation of cooperative training.
+            score: with equal scores nothing moves. Where a rollout serves several optimiser steps, what is subtracted
+            is added again as its expectation, so that the policy is held where the target says nothing.
+        control_variate_tokens: likeliest next tokens of each place over which that expectation is summed; for the
+            others the sampled token stands. Each takes 12 bytes a token of the rollout.
         baseline: of `weighting="reward"`: `batch_mean`, `leave_one_out` or `none`.
         discriminator_samples: completions of each prompt that the policy writes for the learned rewards to learn from;
             0 takes those of the proposal, which must be the policy then.
@@ -73,6 +75,7 @@ class CooperativeConfig(OnPolicyConfig):
     reward_as: str = field(default="probability", metadata={"help": "probability or exponential."})
     reward_temperature: float = field(default=1.0, metadata={"help": "Beta of exponential scores."})
     control_variate: bool = field(default=False, metadata={"help": "Subtract the policy's own weights."})
+    control_variate_tokens: int = field(default=64, metadata={"help": "Next tokens that it sums over."})
     baseline: str = field(default="batch_mean", metadata={"help": "Of weighting=reward."})
     discriminator_samples: int = field(default=1, metadata={"help": "Completions a prompt for learned rewards."})
     discriminator_updates: int = field(default=1, metadata={"help": "Updates of learned rewards in an outer step."})
@@ -87,6 +90,7 @@ class CooperativeConfig(OnPolicyConfig):
         "reward_temperature": Range(above=True, advice="smaller follows the reward more closely"),
         "discriminator_samples": Range(whole=True, advice="0 takes the proposal's"),
         "discriminator_updates": Range(low=1, whole=True),
+        "control_variate_tokens": Range(low=1, whole=True),
         "min_effective_share": Range(high=1, advice="0 never speaks"),
     }
 
@@ -110,6 +114,11 @@ class CooperativeConfig(OnPolicyConfig):
         weighted = self.weighting in ("importance", "reward")
         problems += PROPOSALS[self.proposal].problems(self.proposal, settings, needs_density=weighted)
         return problems + self._nothing_to_learn()
+
+    @property
+    def steps_of_a_rollout(self) -> int:
+        """Optimiser steps that are taken on one rollout."""
+        return self.num_iterations * max((self.steps_per_generation or 0) // self.gradient_accumulation_steps, 1)
 
     def _without_effect(self) -> list[str]:
         """Settings that the others leave nothing to do for."""
@@ -161,7 +170,7 @@ class CooperativeConfig(OnPolicyConfig):
                 f"weighting='uniform' with proposal={self.proposal!r}: these completions know nothing of the reward, "
                 "and neither would their weights; set weighting to 'importance'"
             )
-        several = self.num_iterations != 1 or (self.steps_per_generation or 0) > self.gradient_accumulation_steps
+        several = self.steps_of_a_rollout > 1
         if self.weighting == "reward" and several:
             problems.append(
                 f"num_iterations={self.num_iterations} and steps_per_generation={self.steps_per_generation} with "
@@ -173,12 +182,10 @@ class CooperativeConfig(OnPolicyConfig):
             problems.append(
                 f"control_variate=True: weighting={self.weighting!r} has no importance weights to subtract from"
             )
-        elif self.control_variate and several:
+        if self.control_variate and several and self.rl_weight < 1:
             problems.append(
-                f"control_variate=True with num_iterations={self.num_iterations}, steps_per_generation="
-                f"{self.steps_per_generation} and gradient_accumulation_steps={self.gradient_accumulation_steps}: "
-                "several optimiser steps a rollout, but what it subtracts is zero in expectation only while the policy "
-                "is still the one that sampled; make it one step, or leave it out"
+                f"control_variate=True with several optimiser steps a rollout and rl_weight={self.rl_weight}: "
+                "references are not scored along; set rl_weight to 1, take one step a rollout, or leave it out"
             )
         if self.num_generations and self.discriminator_samples > self.num_generations:
             problems.append(

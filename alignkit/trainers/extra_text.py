@@ -14,14 +14,17 @@ from alignkit.trainers.rollout import Batch, Rollout, joined
 class ExtraTextMixin:
     """Scores what a micro-batch has as `extra_*` beside its completions: under DDP there can be one forward only."""
 
-    def joint_scores(self: Any, model: Any, batch: Batch, values: str = "none") -> tuple[Scores, Scores | None]:
+    def joint_scores(
+        self: Any, model: Any, batch: Batch, values: str = "none", at: torch.Tensor | None = None
+    ) -> tuple[Scores, Scores | None]:
         """Score a micro-batch and, in the same forward, its extra text (`extra_*`: ptx or reference), if it has one.
 
-        The extra text is scored at temperature 1: it is a likelihood, not a sample.
+        The extra text is scored at temperature 1: it is a likelihood, not a sample. `at` asks about (B, T, K) further
+        tokens of a micro-batch without an extra text, see `score_completions`.
         """
         own = tuple(batch[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask"))
         if "extra_completion_ids" not in batch:
-            return score_completions(model, *own, temperature=self.temperature, values=values), None
+            return score_completions(model, *own, temperature=self.temperature, values=values, at=at), None
         extra = tuple(
             batch[f"extra_{key}"] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
         )

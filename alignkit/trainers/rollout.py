@@ -116,7 +116,7 @@ def trim(batch: Batch) -> Batch:
     for key, value in batch.items():
         if key in ("prompt_ids", "prompt_mask"):
             value = value[:, value.shape[1] - prompt :]
-        elif value.dim() == 2 and value.shape[1] == width and not key.startswith("extra_"):
+        elif value.dim() >= 2 and value.shape[1] == width and not key.startswith("extra_"):
             value = value[:, :completion]
         trimmed[key] = value
     return trimmed
