@@ -87,9 +87,9 @@ def compare_rows(
     Figures are `reward`, `rewards/<name>`, what metrics found of each row (`judge`, `next_turn`), `kl` and `length`.
 
     A system was trained on the rewards that its rows name. A metric that is nobody's reward, and no comparison with
-    references, is a judge. Where a reward
-    is surely up (its interval lies above 0) and a judge is not, the verdict says so: reward hacking. If the first
-    system was not trained on a reward, a metric of that reward's name stands in for it, in both systems.
+    references, is a judge. Where a reward is surely up (its interval lies above 0) and a judge is not, the verdict says
+    so: reward hacking. If the first system was not trained on a reward, a metric of that reward's name stands in for
+    it, in both systems.
 
     Args:
         systems: name -> rows; prompts are paired by their text, the n-th of equal ones with the n-th.

@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from alignkit.cli import main
+from alignkit.decoding.choosing import CHOOSERS
 from alignkit.models.recurrent import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
+from alignkit.search_options import DECODERS
 
 REWARD = "mine.py:early"
 MINE = """
@@ -141,6 +143,10 @@ def test_the_token_that_begins_a_text_is_not_shown(folders, here, capsys):
     assert main([*ask, "--prompt", begins, "--prompt", "it"]) == 0
     said = capsys.readouterr().out
     assert begins not in said and "\nit" in said and said.count("early ") == 2
+
+
+def test_the_light_table_of_decoders_names_those_that_there_are():
+    assert ("sample", *CHOOSERS) == DECODERS
 
 
 def test_a_misspelled_decoder_is_named_before_torch_is_loaded(folders):

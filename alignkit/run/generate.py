@@ -26,7 +26,7 @@ from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.ingredients import build_named_rewards
 from alignkit.run.search import build_search, search_rows
-from alignkit.search_options import SEARCHES, check_decoder, search_settings
+from alignkit.search_options import SEARCHES, search_settings
 from alignkit.text import completion_text, prompt_text
 from alignkit.whole_files import write_text
 
@@ -39,11 +39,11 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Completes the prompts that the command line names; prints or writes the rows, and returns them.
 
     Raises:
-        AlignkitError: an unknown decoder or settings that it does not have, prompts that cannot be read, a reward that
-            does not exist, does not take its settings, or needs columns that the prompts lack.
+        AlignkitError: settings that the decoder does not have, prompts that cannot be read, a reward that does not
+            exist, does not take its settings, or needs columns that the prompts lack. The command line has held the
+            decoder itself against `check_decoder` before.
     """
     quiet_hosts()
-    check_decoder(args)
     settings = search_settings(args)
     if args.decoder in SEARCHES:
         build_search(args.decoder, call_reward, None, settings)  # bad settings are told before a model is loaded
