@@ -269,7 +269,7 @@ def test_an_adapter_is_weighted_against_what_sampled_not_against_its_base(tmp_pa
         ({"weighting": "uniform"}, "know nothing of the reward"),
         ({"weighting": "reward", "num_iterations": 2}, "holds only for the policy that sampled"),
         ({"weighting": "rewards"}, "expected one of importance, uniform, best, reward"),
-        ({"reward_as": "logit"}, "expected one of probability, exponential"),
+        ({"reward_as": "logit"}, "expected one of probability, odds, exponential"),
         ({"proposal": "mixtur"}, "there is no proposal 'mixtur'.*mixture"),
         ({"proposal": "mixture", "proposal_settings": {"policy_share": 0, "top_p": 0.8}}, "would never be drawn"),
         ({"proposal": "mixture", "proposal_settings": {"topp": 0.8}}, "topp.*top_p"),

@@ -93,6 +93,14 @@ def test_case_2_rml_with_the_optimal_discriminator(tmp_path):
     assert [len(texts) for texts in found.run.rewards[0].seen] == [1] * 20
 
 
+def test_the_odds_of_the_optimal_discriminator_reach_the_data_in_one_step(tmp_path):
+    """p D / (1 - D) is p_d for D = p_d / (p_d + p); Z is then 1, where p D has .2021 at the first step."""
+    found = rml(tmp_path, tabular_lm(), 2, reward_as="odds")
+    assert divergence(INITIAL) > 3.5 and found.kl[0] < 1e-9 and found.kl[1] < 1e-9
+    logged = [math.exp(row["weights/log_z"]) for row in found.run.state.log_history if "weights/log_z" in row]
+    assert logged == pytest.approx([1.0, 1.0], abs=1e-9)
+
+
 def test_case_2_the_bound_on_each_step_and_the_ratio_of_total_variation(tmp_path):
     """What the theorem promises: KL_(t+1) - KL_t <= log(1 / eta - 1), which is negative while eta is above 1/2."""
     p, ratios, before = P0, [], divergence(INITIAL)

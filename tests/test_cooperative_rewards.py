@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from test_cooperative import Events, examples, trainer, vowels
 
-from alignkit.errors import RewardError
+from alignkit.errors import ConfigError, RewardError
 from alignkit.reward import PrefixReward
 
 
@@ -44,6 +44,47 @@ def test_no_opinion_is_not_the_best_of_opinions(tmp_path):
         torch.testing.assert_close(found[0, [0, 2, 3]], expected)
     added = log_scores(tmp_path, [first, second], reward_as="exponential").view(2, 4)
     assert added.isnan().tolist() == [[False, True, False, False]] * 2
+
+
+def test_odds_are_those_of_the_scores_and_multiply(tmp_path):
+    values, others = [0.9, None, 0.2, 0.5], [0.5, 0.25, 0.75, 0.5]
+    found = log_scores(tmp_path, [opinions(values), opinions(others)], reward_as="odds", reward_weights=[1.0, 2.0])
+    expected = torch.tensor([9 * 1.0, 0.25 * 9, 1.0]).log()
+    torch.testing.assert_close(found.view(2, 4)[0, [0, 2, 3]], expected)
+    assert found.view(2, 4)[:, 1].isnan().all()
+
+
+class Sure:
+    """Gives scores that single precision takes for 0 and 1, and knows their logarithms where it is asked for them."""
+
+    odds = (-200.0, 40.0, 12.0, 0.0)
+
+    def __call__(self, prompts, completions, **columns):
+        return [1 / (1 + math.exp(-self.odds[i % 4])) for i in range(len(completions))]
+
+
+class SureAndExact(Sure):
+    def log_scores(self, prompts, completions, **columns):
+        self.asked = len(completions)
+        # the rows that are asked for are the first three of each prompt's four
+        return [-math.log1p(math.exp(-self.odds[i % 3])) for i in range(len(completions))]
+
+
+def test_odds_of_sure_scores_are_exact_or_refused(tmp_path):
+    reward = SureAndExact()
+    found = log_scores(tmp_path, reward, reward_as="odds").view(2, 4)
+    assert reward.asked == 6
+    torch.testing.assert_close(found, torch.tensor(reward.odds, dtype=found.dtype).expand(2, 4), rtol=1e-4, atol=1e-4)
+    with pytest.raises(RewardError, match=r"gave 1 to .* no odds .*log_scores.*reward_as='probability'"):
+        log_scores(tmp_path, Sure(), reward_as="odds")
+    with pytest.raises(RewardError, match=r"gave -2 to .*reward_as='odds' takes numbers from 0 to 1"):
+        log_scores(tmp_path, opinions([-2.0]), reward_as="odds")
+
+
+@pytest.mark.parametrize("weighting, more", [("reward", {}), ("uniform", {"proposal": "das"})])
+def test_odds_without_weights_are_refused(weighting, more, tmp_path):
+    with pytest.raises(ConfigError, match="no log-weights for the odds"):
+        trainer(tmp_path, reward_as="odds", weighting=weighting, **more)
 
 
 def test_a_reward_without_an_opinion_on_the_whole_prompt_leaves_it_to_the_others(tmp_path):

@@ -54,7 +54,7 @@ class CooperativeTrainer(OnPolicyTrainer):
                 f"a decoder was given and proposal={args.proposal!r}: both would draw completions; leave one out"
             )
         super().__init__(model, reward_funcs, args, *rest, **named)
-        if self.args.reward_as == "probability" and bool((self.reward_weights < 0).any()):
+        if self.args.reward_as != "exponential" and bool((self.reward_weights < 0).any()):
             raise ConfigError(
                 f"reward_weights={self.reward_weights.tolist()}: a weight is the power of a probability here and "
                 "cannot be negative; turn the reward round, or set reward_as='exponential'"
@@ -225,8 +225,8 @@ class CooperativeTrainer(OnPolicyTrainer):
         return everyone[self.accelerator.process_index * rows :][:rows]
 
     def log_scores(self, rollout: Rollout) -> torch.Tensor:
-        """(B,) log D of each completion, up to a constant of its prompt; NaN where a reward that had an opinion on
-        another completion of the prompt had none on this one, or no reward had any.
+        """(B,) log D of each completion (or its log-odds), up to a constant of its prompt; NaN where a reward that had
+        an opinion on another completion of the prompt had none on this one, or no reward had any.
 
         Raises:
             RewardError: a score that is no probability, where it is taken for one.
@@ -234,7 +234,8 @@ class CooperativeTrainer(OnPolicyTrainer):
         if self.args.reward_as == "exponential":
             found = rollout.scores / self.args.reward_temperature
         else:
-            found = log_probabilities(rollout, self.rewards, self.reward_func_names, self.reward_weights)
+            odds = self.args.reward_as == "odds"
+            found = log_probabilities(rollout, self.rewards, self.reward_func_names, self.reward_weights, odds)
         weighed = (self.reward_weights != 0).to(rollout.rewards.device)
         if not bool(weighed.any()):
             return found

@@ -9,7 +9,7 @@ from alignkit.trainers.proposals import PROPOSALS
 
 WEIGHTINGS = ("importance", "uniform", "best", "reward")
 BASELINES = ("batch_mean", "leave_one_out", "none")
-REWARD_AS = ("probability", "exponential")
+REWARD_AS = ("probability", "odds", "exponential")
 # The policy is p at temperature 1, whole: how completions are drawn stands in `proposal_settings`.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "temperature": (1, 1.0),
@@ -47,8 +47,9 @@ class CooperativeConfig(OnPolicyConfig):
             is not the policy: GAN, ColdGAN).
         weight_clip: nats above the mean weight of the prompt at which a log-weight is cut; None cuts nothing.
         weight_temperature: divides the log-weights before that; above 1 evens them out.
-        reward_as: what a score is to the target: `probability` (q = p * D, scores from 0 to 1) or `exponential`
-            (q = p * exp(score / reward_temperature), any score).
+        reward_as: what a score is to the target: `probability` (q = p * D, scores from 0 to 1), `odds`
+            (q = p * D / (1 - D), which is the data's density itself where D is the best discriminator) or
+            `exponential` (q = p * exp(score / reward_temperature), any score).
         reward_temperature: beta of `exponential`, in units of the reward.
         control_variate: subtract from the weights of `importance` those that the completions would have without a
             score (p / q^, normalised alike). This removes the part of the sampling noise that does not depend on the
@@ -72,7 +73,7 @@ class CooperativeConfig(OnPolicyConfig):
     weighting: str = field(default="importance", metadata={"help": f"One of {', '.join(WEIGHTINGS)}."})
     weight_clip: float | None = field(default=None, metadata={"help": "Nats above the mean weight."})
     weight_temperature: float = field(default=1.0, metadata={"help": "Divides the log-weights."})
-    reward_as: str = field(default="probability", metadata={"help": "probability or exponential."})
+    reward_as: str = field(default="probability", metadata={"help": f"One of {', '.join(REWARD_AS)}."})
     reward_temperature: float = field(default=1.0, metadata={"help": "Beta of exponential scores."})
     control_variate: bool = field(default=False, metadata={"help": "Subtract the policy's own weights."})
     control_variate_tokens: int = field(default=64, metadata={"help": "Next tokens that it sums over."})
@@ -169,6 +170,11 @@ class CooperativeConfig(OnPolicyConfig):
             problems.append(
                 f"weighting='uniform' with proposal={self.proposal!r}: these completions know nothing of the reward, "
                 "and neither would their weights; set weighting to 'importance'"
+            )
+        if self.reward_as == "odds" and self.weighting in ("uniform", "reward"):
+            problems.append(
+                f"reward_as='odds' with weighting={self.weighting!r}: there are no log-weights for the odds to be in; "
+                "set weighting to 'importance' or 'best', or leave reward_as out"
             )
         several = self.steps_of_a_rollout > 1
         if self.weighting == "reward" and several:
