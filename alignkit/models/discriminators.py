@@ -10,6 +10,7 @@ from inspect import signature
 from typing import Any, Literal, get_type_hints
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -152,6 +153,20 @@ def load_discriminator(
         model, tokenizer = load_classifier(name, of_tokens=kind == "causal", **head, **kwargs)
     check_discriminator(model, kind)
     return model, tokenizer
+
+
+def set_dropout(network: nn.Module, share: float) -> None:
+    """Gives all dropout of a network one rate, that of the embeddings, of the states and of the attention's weights.
+
+    Args:
+        network: of transformers, or any whose dropout stands in `nn.Dropout` modules.
+        share: of what is set to 0 in training, in [0, 1).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+        if isinstance(getattr(module, "attention_dropout", None), float):  # Llama's and its kin's
+            module.attention_dropout = share
 
 
 def check_discriminator(model: PreTrainedModel, kind: DiscriminatorKind) -> None:

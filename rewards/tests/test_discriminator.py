@@ -228,6 +228,7 @@ def test_a_new_output_that_will_not_learn_is_refused(tmp_path):
         ({"model": "a", "updates": -1}, "updates must be at least 0"),
         ({"model": "a", "replay_share": 1.0}, "replay_share"),
         ({"model": "a", "label_smoothing": 0.5}, "label_smoothing"),
+        ({"model": "a", "dropout": 1.0}, "dropout must lie"),
         ({"model": "a", "learning_rate": 0.0}, "learning_rate"),
         ({"model": "a", "dtype": "float16"}, "cannot learn"),
         ({"model": "a", "max_completion_tokens": 0}, "at least 1"),

@@ -23,7 +23,7 @@ PROMPTS = ["it was", "the film", "this movie is very"] * 4
 
 def made(kind: str = "causal", **settings) -> Discriminator:
     settings = {"tokenizer": tiny_tokenizer(), "learning_rate": 1e-2, "batch_size": 5, **settings}
-    return Discriminator(kind="causal" if kind == "lstm" else kind, scratch=SCRATCH[kind], **settings)
+    return Discriminator(kind="causal" if kind == "lstm" else kind, **{"scratch": SCRATCH[kind], **settings})
 
 
 def texts(count: int, seed: int, words=tuple(WORDS)) -> list[str]:
@@ -99,6 +99,24 @@ def test_it_learns_to_tell_a_trivial_language_from_random_words(kind):
         assert figures["token_accuracy"] > 0.75
     unseen = reward(PROMPTS, ["very good film"] * 12) + reward(PROMPTS, ["i plot boring the"] * 12)
     assert min(unseen[:12]) > 0.7 and max(unseen[12:]) < 0.3
+
+
+@pytest.mark.parametrize("kind", ["lstm", "bidirectional", "cnn"])
+def test_dropout_stands_in_place_of_the_networks_own(kind):
+    def losses(own: float, **settings) -> list[float]:
+        reward = made(kind, scratch={**SCRATCH[kind], "dropout": own}, **settings)
+        return [reward.update(*batch())["loss"] for _ in range(3)]
+
+    without = losses(0.0)
+    assert losses(0.2, dropout=0.0) == without != losses(0.2)
+    assert losses(0.0, dropout=0.2) == losses(0.2)
+
+
+def test_dropout_of_attention_that_is_no_module_is_set_too():
+    reward = Discriminator(scratch={"architecture": "llama", "hidden_size": 16, "heads": 2}, tokenizer=tiny_tokenizer(),
+                           dropout=0.25)  # fmt: skip
+    rates = {m.attention_dropout for m in reward.learner().reader.model.modules() if hasattr(m, "attention_dropout")}
+    assert rates == {0.25}
 
 
 def test_it_comes_to_the_ratio_of_the_two_densities():

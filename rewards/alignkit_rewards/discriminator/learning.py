@@ -8,6 +8,7 @@ import torch
 
 from alignkit.errors import RewardError
 from alignkit.losses import discriminator_loss
+from alignkit.models.discriminators import set_dropout
 from alignkit_rewards.discriminator.settings import LearningSettings
 from alignkit_rewards.discriminator.texts import Reader, Row, last_of
 
@@ -69,6 +70,8 @@ class Learner:
         self.updates = self.steps = 0
         self.weights = [weight for weight in reader.model.parameters() if weight.requires_grad]
         self.optimizer: Any = None
+        if settings.dropout is not None:
+            set_dropout(reader.model, settings.dropout)
         if settings.updates:
             narrow = {weight.dtype for weight in self.weights if weight.dtype.itemsize < 4}
             if narrow:

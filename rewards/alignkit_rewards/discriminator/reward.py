@@ -53,6 +53,8 @@ class Discriminator(NetworkReward, LearnedReward):
             a loaded model need it; by default it is that of `model`.
         of: "both", prompt and completion (the default), or the "completion" alone.
         learning_rate, weight_decay, max_grad_norm: of AdamW.
+        dropout: while it learns, in place of the network's own; with 0 attention is computed in one piece, which is
+            faster, on a CPU by half.
         updates: gradient steps of an update; 0 freezes a trained network.
         update_size: texts of each kind in a gradient step; what the policy wrote is drawn in random order, again and
             again.
@@ -91,6 +93,7 @@ class Discriminator(NetworkReward, LearnedReward):
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         label_smoothing: float = 0.0,
+        dropout: float | None = None,
         replay: int = 0,
         replay_share: float = 0.5,
         max_length: int | None = None,
@@ -116,7 +119,7 @@ class Discriminator(NetworkReward, LearnedReward):
             problems.append("updates: 0 freezes a network, and a new one gives random numbers; give a trained model")
         self.learning_rate, self.updates, self.update_size = learning_rate, updates, update_size
         self.weight_decay, self.max_grad_norm, self.label_smoothing = weight_decay, max_grad_norm, label_smoothing
-        self.replay, self.replay_share, self.seed = replay, replay_share, seed
+        self.replay, self.replay_share, self.seed, self.dropout = replay, replay_share, seed, dropout
         problems += self._learning().problems()
         if updates and dtype in ("float16", "fp16", "half"):
             problems.append(f"dtype {dtype!r} cannot learn without scaled losses; give 'bfloat16' or 'float32'")
@@ -238,7 +241,7 @@ class Discriminator(NetworkReward, LearnedReward):
             else:
                 tokenizer = self._tokenizer()
                 model = build_discriminator(self.scratch or {}, self.kind, tokenizer)  # type: ignore[arg-type]
-                model = model.to(dtype=self._weights())
+                model = model.to(dtype=self._precision()[0])
             if self.device or model is not self.model:
                 model = model.to(self._device())
             check_discriminator(model.eval(), self.kind)  # type: ignore[arg-type]
@@ -254,7 +257,7 @@ class Discriminator(NetworkReward, LearnedReward):
             self.kind,  # type: ignore[arg-type]
             trained=not self.updates,
             seed=self.seed,
-            dtype=self._weights(),
+            dtype=self._precision()[0],
             trust_remote_code=self.trust_remote_code,
         )
         return model, tokenizer if self.tokenizer is None else self._tokenizer()
@@ -268,7 +271,7 @@ class Discriminator(NetworkReward, LearnedReward):
             model, tokenizer = self.network()
             reader = Reader(
                 model, tokenizer, str(self.kind), str(self.of), self.limit(), self.max_completion_tokens,
-                self.batch_size, self._autocast(),
+                self.batch_size, self._precision()[1],
             )  # fmt: skip
             self._learner = Learner(reader, self._learning())
             if self._carried is not None:
@@ -318,19 +321,13 @@ class Discriminator(NetworkReward, LearnedReward):
 
         return self.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
 
-    def _half(self) -> bool:
-        return bool(self.updates) and self.dtype not in ("float32", "fp32", "float", "float64", "fp64", "double")
-
-    def _weights(self) -> Any:
-        """Precision of the weights; small steps get lost in half precision."""
+    def _precision(self) -> tuple[Any, Any]:
+        """Dtypes of the weights, and of computations under autocast or None; small steps get lost in half precision."""
         from alignkit.models.precision import named_dtype
 
-        return named_dtype("float32" if self._half() else self.dtype)
-
-    def _autocast(self) -> Any:
-        from alignkit.models.precision import named_dtype
-
-        return named_dtype(self.dtype) if self._half() else None
+        if self.updates and self.dtype not in ("float32", "fp32", "float", "float64", "fp64", "double"):
+            return named_dtype("float32"), named_dtype(self.dtype)
+        return named_dtype(self.dtype), None
 
     def _same_tokens(self, processing_class: Any) -> bool:
         """Whether another tokenizer has the same tokens and end token as the network's own."""

@@ -15,6 +15,7 @@ class LearningSettings:
     label_smoothing: float = 0.0
     replay: int = 0
     replay_share: float = 0.5
+    dropout: float | None = None
     seed: int = 0
 
     def problems(self) -> list[str]:
@@ -30,6 +31,8 @@ class LearningSettings:
             )
         if not 0 <= self.label_smoothing < 0.5:
             found.append(f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            found.append(f"dropout must lie in [0, 1), got {self.dropout}; None keeps the network's own")
         if not 0 <= self.replay_share < 1:
             found.append(f"replay_share must lie in [0, 1), got {self.replay_share}: new samples must have a part")
         return found
