@@ -156,8 +156,20 @@ def figure(values: list[float]) -> str:
 
 
 def column(study: Study, runs: list[Run], part: str, key: str) -> str:
-    """One cell. A figure that only training yields (KL before training) may be missing from every `before`."""
-    values = [getattr(run, part).get(key) for run in runs]
+    """One cell. A figure that only training yields (KL before training) may be missing from every `before`.
+
+    `name@T` is the figure of texts sampled at temperature T, of runs judged with --temperatures.
+    """
+    name, _, temperature = key.partition("@")
+    if temperature:
+        sweeps = [
+            [one["figures"] for one in run.temperatures if one["temperature"] == float(temperature)] for run in runs
+        ]
+        values = [sweep[0].get(name) if sweep and part == "after" else None for sweep in sweeps]
+        if not any(run.temperatures for run in runs):
+            return "–"
+    else:
+        values = [getattr(run, part).get(key) for run in runs]
     present = [value for value in values if value is not None]
     if not present and part == "before":
         return "–"

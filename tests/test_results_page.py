@@ -232,6 +232,26 @@ def test_judged_systems_their_differences_and_replies(tmp_path):
         make_results.main([], tmp_path)
 
 
+def test_a_column_of_texts_sampled_at_a_temperature(tmp_path):
+    environment = {
+        "command": ["alignkit", "evaluate", "a"], "accelerators": [], "processor": "Some CPU", "threads": 1,
+        "packages": {}, "data": {"train": {"rows": 9}, "validation": {"rows": 4}},
+    }  # fmt: skip
+    sweep = [{"temperature": t, "figures": {"bleu": t / 4}} for t in (0.5, 1.0)]
+    for system, seed, more in (("mle", 1, sweep), ("mle", 2, sweep), ("search", 1, [])):
+        found = {"figures": {"bleu": 0.4}, "environment": {**environment, "seed": seed}, "temperatures": more}
+        (tmp_path / "judged.json").write_text(json.dumps(found))
+        add_result.publish(tmp_path / "judged.json", "asked", system, tmp_path / "results")
+    study = tmp_path / "results" / "asked" / "study.yaml"
+    study.write_text("{title: T, text: t, columns: {bleu: greedy, bleu@1: sampled}, order: [mle, search]}")
+    assert make_results.main([], tmp_path) == 0
+    text = (tmp_path / "results.md").read_text()
+    assert "| mle | 2 | 0.400 ± 0.000 | 0.250 ± 0.000 |\n| search | 1 | 0.400 | – |" in text
+    study.write_text("{title: T, text: t, columns: {bleu@0.7: sampled}, order: [mle, search]}")
+    with pytest.raises(SystemExit, match=r"'bleu@0\.7' is missing from 'after' of a mle run"):
+        make_results.main([], tmp_path)
+
+
 def test_a_judged_run_keeps_how_it_was_trained(tmp_path):
     run, judged = tmp_path / "run", tmp_path / "judged.json"
     run.mkdir()
