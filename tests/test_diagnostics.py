@@ -101,6 +101,10 @@ def test_each_fault_is_found_named_and_nothing_else_is(check, fault, words):
     assert [name for name, finding in found.items() if finding.status != "ok"] == [check]
 
 
+def test_one_completion_a_prompt_has_no_weights_to_be_spread():
+    assert "weights_spread" not in by_check(run(**{"ess": 1.0, "ess/share": 1.0}))
+
+
 def falling(key, values, **others):
     return {step: {key: value, **others} for step, value in zip(EVALS, values, strict=True)}
 

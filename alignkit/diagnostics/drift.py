@@ -224,6 +224,8 @@ def weights_are_spread(history: History, limits: Limits) -> Finding | None:
     if len(shares) < limits.patience or len(sizes) < limits.patience:
         return None
     step, share, size = history.points("ess/share")[-1][0], median(shares), median(sizes)
+    if round(size / share) == 1:  # one completion a prompt, as of a proposal that finds the best: nothing to be spread
+        return None
     seen = f"the effective sample size is {size:.3g}, {share:.0%} of a prompt's completions"
     # of few completions one alone is a large share
     if share < limits.effective_share or (limits.effective_share and size < 1.1):

@@ -166,7 +166,7 @@ def set_dropout(network: nn.Module, share: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = share
         if isinstance(getattr(module, "attention_dropout", None), float):  # Llama's and its kin's
-            module.attention_dropout = share
+            module.attention_dropout = share  # type: ignore[assignment]
 
 
 def check_discriminator(model: PreTrainedModel, kind: DiscriminatorKind) -> None:
