@@ -125,6 +125,9 @@ def read_study(folder: Path) -> Study:
         for name in ("comparison", "replies")
         if (file := folder / f"{name}.json").is_file()
     }
+    sampled = [key for key in about["columns"] if "@" in key]
+    if sampled and not any(run.temperatures for run in runs):
+        raise SystemExit(f"{folder}: no run has {', '.join(sampled)}; judge with alignkit evaluate --temperatures")
     shown = about.get("differences", {})
     unfound = [name for name in shown if name not in more.get("comparison", {}).get("figures", {})]
     if unfound:
@@ -162,12 +165,15 @@ def column(study: Study, runs: list[Run], part: str, key: str) -> str:
     """
     name, _, temperature = key.partition("@")
     if temperature:
-        sweeps = [
-            [one["figures"] for one in run.temperatures if one["temperature"] == float(temperature)] for run in runs
-        ]
-        values = [sweep[0].get(name) if sweep and part == "after" else None for sweep in sweeps]
         if not any(run.temperatures for run in runs):
             return "–"
+        sweeps = [{f"@{one['temperature']:g}": one["figures"] for one in run.temperatures} for run in runs]
+        values = [sweep.get(f"@{temperature}", {}).get(name) if part == "after" else None for sweep in sweeps]
+        if None in values and part == "after":
+            raise SystemExit(
+                f"{study.folder}: {key!r} is missing from a {runs[0].method} run, whose temperatures are "
+                f"{', '.join(sweeps[0])}; judge it with alignkit evaluate --temperatures {temperature}"
+            )
     else:
         values = [getattr(run, part).get(key) for run in runs]
     present = [value for value in values if value is not None]

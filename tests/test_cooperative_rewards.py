@@ -57,28 +57,45 @@ def test_odds_are_those_of_the_scores_and_multiply(tmp_path):
 class Sure:
     """Gives scores that single precision takes for 0 and 1, and knows their logarithms where it is asked for them."""
 
-    odds = (-200.0, 40.0, 12.0, 0.0)
+    odds = (-200.0, 40.0, 200.0, 0.0)
 
     def __call__(self, prompts, completions, **columns):
         return [1 / (1 + math.exp(-self.odds[i % 4])) for i in range(len(completions))]
 
 
 class SureAndExact(Sure):
+    def __init__(self, said=None):
+        self.said = said
+
     def log_scores(self, prompts, completions, **columns):
         self.asked = len(completions)
         # the rows that are asked for are the first three of each prompt's four
-        return [-math.log1p(math.exp(-self.odds[i % 3])) for i in range(len(completions))]
+        odds = [self.odds[i % 3] for i in range(len(completions))]
+        exact = [-math.log1p(math.exp(-o)) if o < 0 else -math.exp(-o) for o in odds]
+        return exact if self.said is None else [self.said[0]] * len(exact)
 
 
 def test_odds_of_sure_scores_are_exact_or_refused(tmp_path):
     reward = SureAndExact()
     found = log_scores(tmp_path, reward, reward_as="odds").view(2, 4)
     assert reward.asked == 6
-    torch.testing.assert_close(found, torch.tensor(reward.odds, dtype=found.dtype).expand(2, 4), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, torch.tensor(reward.odds, dtype=found.dtype).expand(2, 4), rtol=1e-6, atol=1e-4)
     with pytest.raises(RewardError, match=r"gave 1 to .* no odds .*log_scores.*reward_as='probability'"):
         log_scores(tmp_path, Sure(), reward_as="odds")
     with pytest.raises(RewardError, match=r"gave -2 to .*reward_as='odds' takes numbers from 0 to 1"):
         log_scores(tmp_path, opinions([-2.0]), reward_as="odds")
+
+
+def test_a_reward_that_is_only_watched_may_be_sure(tmp_path):
+    found = log_scores(tmp_path, [opinions([0.5]), opinions([1.0])], reward_as="odds", reward_weights=[1.0, 0.0])
+    assert found.tolist() == [0.0] * 8
+
+
+@pytest.mark.parametrize("reward_as", ["probability", "odds"])
+@pytest.mark.parametrize("said", [None, math.nan, 1e-9, math.inf])
+def test_what_is_no_logarithm_of_a_score_is_refused(said, reward_as, tmp_path):
+    with pytest.raises(RewardError, match=r"log_scores gave .* expected the score's logarithm"):
+        log_scores(tmp_path, SureAndExact([said]), reward_as=reward_as)
 
 
 @pytest.mark.parametrize("weighting, more", [("reward", {}), ("uniform", {"proposal": "das"})])

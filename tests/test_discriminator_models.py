@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from alignkit.errors import ModelError
 from alignkit.models.discriminators import (
@@ -11,6 +11,7 @@ from alignkit.models.discriminators import (
     check_discriminator,
     discriminator_spec_problems,
     load_discriminator,
+    set_dropout,
 )
 from alignkit.models.recurrent import LSTMConfig, LSTMForCausalLM, LSTMForTokenClassification
 from alignkit.models.text_cnn import TextCNNConfig, TextCNNForSequenceClassification
@@ -189,3 +190,39 @@ def test_what_a_kind_cannot_be_is_refused(tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="from both sides"):
         load_discriminator(str(tmp_path), "causal", trained=False)
+
+
+DROPPING = {
+    "bert": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2},
+    "llama": {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "attention_dropout": 0.3,
+    },
+    "bart": {
+        "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "dropout": 0.3,
+        "activation_dropout": 0.3, "attention_dropout": 0.3,
+    },
+    "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2, "hidden_dropout": 0.3, "attention_dropout": 0.3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", DROPPING)
+def test_one_rate_for_all_dropout_of_a_network(family):
+    ends = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    config = AutoConfig.for_model(family, vocab_size=VOCABULARY, **ends, **DROPPING[family])
+    network = AutoModel.from_config(config).train()
+    ids = torch.tensor([[5, 9, 4, 7]])
+
+    def twice() -> list[torch.Tensor]:
+        return [network(input_ids=ids).last_hidden_state for _ in range(2)]
+
+    first, second = twice()
+    assert not torch.equal(first, second)
+    set_dropout(network, 0.0)
+    first, second = twice()
+    assert torch.equal(first, second)
+    set_dropout(network, 0.5)
+    first, second = twice()
+    assert not torch.equal(first, second)

@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import json
 import re
+import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -248,7 +249,11 @@ def test_a_column_of_texts_sampled_at_a_temperature(tmp_path):
     text = (tmp_path / "results.md").read_text()
     assert "| mle | 2 | 0.400 ± 0.000 | 0.250 ± 0.000 |\n| search | 1 | 0.400 | – |" in text
     study.write_text("{title: T, text: t, columns: {bleu@0.7: sampled}, order: [mle, search]}")
-    with pytest.raises(SystemExit, match=r"'bleu@0\.7' is missing from 'after' of a mle run"):
+    with pytest.raises(SystemExit, match=r"'bleu@0\.7' is missing from a mle run, whose .* @0\.5, @1; judge it with"):
+        make_results.main([], tmp_path)
+    shutil.rmtree(study.parent / "mle")
+    study.write_text("{title: T, text: t, columns: {bleu@1: sampled}, order: [search]}")
+    with pytest.raises(SystemExit, match=r"no run has bleu@1; judge with"):
         make_results.main([], tmp_path)
 
 

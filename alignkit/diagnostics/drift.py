@@ -224,7 +224,7 @@ def weights_are_spread(history: History, limits: Limits) -> Finding | None:
     if len(shares) < limits.patience or len(sizes) < limits.patience:
         return None
     step, share, size = history.points("ess/share")[-1][0], median(shares), median(sizes)
-    if round(size / share) == 1:  # one completion a prompt, as of a proposal that finds the best: nothing to be spread
+    if round(size / share) == 1:  # one completion a prompt, which a policy gradient may have: nothing to be spread
         return None
     seen = f"the effective sample size is {size:.3g}, {share:.0%} of a prompt's completions"
     # of few completions one alone is a large share

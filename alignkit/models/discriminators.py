@@ -11,6 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -30,6 +31,8 @@ from alignkit.settings import argument_problems
 DiscriminatorKind = Literal["causal", "bidirectional", "cnn"]
 KINDS: tuple[DiscriminatorKind, ...] = ("causal", "bidirectional", "cnn")
 LABELS = {0: "person"}
+# Rates that networks of transformers keep as numbers (Llama's attention, BART, OPT, BLOOM ...) and not in a module.
+_RATES = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout")
 # Where a saved discriminator keeps how it reads texts, in its config.json.
 SETTINGS = "discriminator"
 
@@ -159,14 +162,17 @@ def set_dropout(network: nn.Module, share: float) -> None:
     """Gives all dropout of a network one rate, that of the embeddings, of the states and of the attention's weights.
 
     Args:
-        network: of transformers, or any whose dropout stands in `nn.Dropout` modules.
+        network: its dropout stands in modules, or in numbers of the names that transformers has for them. What was
+            built without (an `Identity` where another network has dropout) stays without.
         share: of what is set to 0 in training, in [0, 1).
     """
     for module in network.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, _DropoutNd):
             module.p = share
-        if isinstance(getattr(module, "attention_dropout", None), float):  # Llama's and its kin's
-            module.attention_dropout = share  # type: ignore[assignment]
+        for name in _RATES:
+            # between the layers of a recurrent network there is dropout of its own, or none
+            if type(getattr(module, name, None)) in (int, float) and not isinstance(module, nn.RNNBase):
+                setattr(module, name, share)
 
 
 def check_discriminator(model: PreTrainedModel, kind: DiscriminatorKind) -> None:

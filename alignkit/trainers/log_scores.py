@@ -1,4 +1,7 @@
-"""Scores of a rollout as the logarithms of probabilities or odds, exact where a probability is all but 0 or 1."""
+"""Scores of a rollout as logarithms of probabilities or odds, exact near 0 and 1 where a reward has `log_scores`."""
+
+import math
+from typing import Any
 
 import torch
 
@@ -26,7 +29,8 @@ def log_probabilities(
         odds: log(score / (1 - score)) in place of log score.
 
     Raises:
-        RewardError: a score outside of [0, 1], or of 1 where odds are asked for, with the completion that got it.
+        RewardError: a score outside of [0, 1], or of 1 where odds are asked for, with the completion that got it; or an
+            exact logarithm that is none.
     """
     scores = rollout.rewards
     wanted = "reward_as='odds'" if odds else "reward_as='probability'"
@@ -38,27 +42,47 @@ def log_probabilities(
             f"{wanted} takes numbers from 0 to 1: set reward_as='exponential' (and reward_temperature) for other "
             "rewards"
         )
-    logs = scores.log()
+    logs = torch.logit(scores) if odds else scores.log()
     for place, reward in enumerate(reward_funcs):
-        exact = getattr(reward, "log_scores", None)
+        if reward_weights[place] == 0:
+            continue
         unclear = (scores[:, place] == 0) | (odds & (scores[:, place] > _NEAR_ONE))
         rows = unclear.nonzero().flatten().tolist()
-        if callable(exact) and rows:
-            columns = {key: [values[row] for row in rows] for key, values in rollout.columns.items()}
-            found = exact([rollout.prompts[r] for r in rows], [rollout.completions[r] for r in rows], **columns)
-            for row, value in zip(rows, found, strict=True):
-                logs[row, place] = torch.nan if value is None else value
-    if odds:
-        certain = logs == 0
-        if bool(certain.any()):
-            row, place = certain.nonzero()[0].tolist()
+        exact = getattr(reward, "log_scores", None)
+        if rows and callable(exact):
+            for row, value in zip(rows, _exactly(exact, names[place], rollout, rows), strict=True):
+                logs[row, place] = _log_odds(value) if odds else value
+        certain = (logs[:, place] == torch.inf).nonzero().flatten().tolist()
+        if certain:
+            advice = "" if callable(exact) else "give it a method log_scores(prompts, completions, **columns), or "
             raise RewardError(
-                f"reward {names[place]!r} gave 1 to {excerpt(rollout.completions[row])!r}, which has no odds "
-                "(1 / 0); give it a method log_scores(prompts, completions, **columns) with the exact logarithms, or "
-                "set reward_as='probability'"
+                f"reward {names[place]!r} gave 1 to {excerpt(rollout.completions[certain[0]])!r}, which has no odds "
+                f"(1 / 0); {advice}set reward_as='probability'"
             )
-        logs = logs - torch.log(-torch.expm1(logs))
     weights = reward_weights.to(logs.device, logs.dtype)
     counted = ~logs.isnan() & (weights > 0)
     total = torch.where(counted, logs * weights, torch.zeros_like(logs)).sum(1)
     return torch.where((~scores.isnan()).any(1), total, torch.nan)
+
+
+def _exactly(log_scores: Any, name: str, rollout: Rollout, rows: list[int]) -> list[float]:
+    """What a reward's `log_scores` says of some rows; these have a score, so each has a logarithm of at most 0."""
+    columns = {key: [values[row] for row in rows] for key, values in rollout.columns.items()}
+    found = log_scores([rollout.prompts[r] for r in rows], [rollout.completions[r] for r in rows], **columns)
+    for row, value in zip(rows, found, strict=True):
+        if value is None or not value <= 0:
+            raise RewardError(
+                f"reward {name!r}: log_scores gave {value} to {excerpt(rollout.completions[row])!r}, which has a "
+                "score; expected the score's logarithm, a number of at most 0"
+            )
+    return found
+
+
+def _log_odds(log_probability: float) -> float:
+    """log(p / (1 - p)), in double precision: near 1 a logarithm has digits that single precision has no place for.
+
+    >>> round(_log_odds(-math.exp(-200)), 9), _log_odds(-math.inf), _log_odds(0.0)
+    (200.0, -inf, inf)
+    """
+    rest = -math.expm1(log_probability)
+    return log_probability - math.log(rest) if rest else math.inf

@@ -70,9 +70,9 @@ class Learner:
         self.updates = self.steps = 0
         self.weights = [weight for weight in reader.model.parameters() if weight.requires_grad]
         self.optimizer: Any = None
-        if settings.dropout is not None:
-            set_dropout(reader.model, settings.dropout)
         if settings.updates:
+            if settings.dropout is not None:
+                set_dropout(reader.model, settings.dropout)
             narrow = {weight.dtype for weight in self.weights if weight.dtype.itemsize < 4}
             if narrow:
                 raise RewardError(

@@ -52,7 +52,7 @@ class DiscriminatorPrefixes:
             behind = [self._place[parents[node - first]] for node in fresh]
             with torch.inference_mode(), self.reader.precision():
                 logits = self.tree.extend(behind, [int(tokens[node - first]) for node in fresh])
-            scores = probabilities(logits[:, 0].double())
+            scores = probabilities(logits[:, 0].cpu().double())
             for node, score in zip(fresh, scores, strict=True):
                 self._place[node], self._score[node] = self._read, score
                 self._read += 1

@@ -189,7 +189,7 @@ class Reader:
         found = torch.full((len(rows),), torch.nan, dtype=torch.float64)
         for places in self.batches(rows):
             logits, mask = self.logits([rows[i] for i in places])
-            found[places] = last_of(logits, mask).double().cpu()
+            found[places] = last_of(logits, mask).cpu().double()
         return found
 
 
