@@ -11,7 +11,6 @@ from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -167,7 +166,7 @@ def set_dropout(network: nn.Module, share: float) -> None:
         share: of what is set to 0 in training, in [0, 1).
     """
     for module in network.modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, nn.Dropout):
             module.p = share
         for name in _RATES:
             # between the layers of a recurrent network there is dropout of its own, or none

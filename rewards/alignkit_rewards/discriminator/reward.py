@@ -53,8 +53,7 @@ class Discriminator(NetworkReward, LearnedReward):
             a loaded model need it; by default it is that of `model`.
         of: "both", prompt and completion (the default), or the "completion" alone.
         learning_rate, weight_decay, max_grad_norm: of AdamW.
-        dropout: while it learns, in place of the network's own; with 0 attention is computed in one piece, which on a
-            CPU halved the time of an update (MiniLM, 32 texts of 160 tokens: 17.6 to 9 seconds for four steps).
+        dropout: while it learns, in place of the network's own.
         updates: gradient steps of an update; 0 freezes a trained network.
         update_size: texts of each kind in a gradient step; what the policy wrote is drawn in random order, again and
             again.
