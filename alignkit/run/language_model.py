@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import DataError
@@ -16,6 +16,7 @@ from alignkit.recipe.evaluation_checks import COMPLETION_DEFAULTS
 from alignkit.run.ingredients import Ingredients
 from alignkit.run.models import adapter_config, load_generator
 from alignkit.trainers.evaluation import summarise
+from alignkit.trainers.labelled_positions import LabelledPositionsSFTTrainer
 from alignkit.trainers.whole_checkpoints import with_whole_checkpoints
 
 
@@ -39,7 +40,7 @@ class LanguageModelJob:
         check_adapter(self.model, adapter)
         precision = TrainablePrecision(self.model)
         self.prompts = held_out_prompts(found.data["validation"], self.settings["given_words"])
-        self.trainer = with_whole_checkpoints(SFTTrainer)(
+        self.trainer = with_whole_checkpoints(LabelledPositionsSFTTrainer)(
             model=self.model,
             args=args,
             train_dataset=data["train"],
