@@ -79,6 +79,7 @@ def test_an_update_logs_the_mean_over_labels_and_hands_the_clipped_gradient_on(k
         "loss": loss, "grad_norm": norm, "real": people.sigmoid().mean(), "fake": policy.sigmoid().mean(),
         "gap": people.mean() - policy.mean(), "spread": policy.std(correction=0), "saturated": torch.tensor(0.0),
         "accuracy": torch.cat([people > 0, policy <= 0]).double().mean(),
+        "gain": people.sigmoid().log().mean() - policy.sigmoid().mean().log(),
     }  # fmt: skip
     for name, value in expected.items():
         assert figures[name] == pytest.approx(float(value.detach()), abs=1e-9), name
@@ -125,9 +126,13 @@ def test_it_comes_to_the_ratio_of_the_two_densities():
     policy = ["good"] * 2 + ["bad"] * 3 + ["fine"] * 5
     reward = made(updates=80, learning_rate=5e-3, batch_size=32)
     for _ in range(3):
-        reward.update(["it was"] * 10, policy, people)
+        figures = reward.update(["it was"] * 10, policy, people)
     scores = reward(["it was"] * 3, ["good", "bad", "fine"])
     assert scores == pytest.approx([6 / 8, 1 / 2, 1 / 6], abs=0.02)
+    # `gain` is the fall of the divergence from the policy to the policy times the score
+    data, q = [0.6, 0.3, 0.1], [0.2 * 6 / 8, 0.3 / 2, 0.5 / 6]
+    fall = sum(p * math.log(w / sum(q) / own) for p, w, own in zip(data, q, [0.2, 0.3, 0.5], strict=True))
+    assert figures["gain"] == pytest.approx(fall, abs=0.03) and fall > 0.39
 
 
 def test_a_constant_one_and_a_perfect_one_show_in_the_log():
@@ -136,7 +141,9 @@ def test_a_constant_one_and_a_perfect_one_show_in_the_log():
     with torch.no_grad():
         model.score.weight.zero_()
     figures = reward.update(*batch())
-    assert figures["gap"] == figures["spread"] == figures["saturated"] == 0.0
+    assert (
+        figures["gap"] == figures["spread"] == figures["saturated"] == 0.0 == pytest.approx(figures["gain"], abs=1e-12)
+    )
     assert figures["real"] == figures["fake"] == 0.5
     prompts, _, people = batch()
     perfect = made(updates=30, learning_rate=3e-2, batch_size=32)

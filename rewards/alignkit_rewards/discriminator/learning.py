@@ -1,10 +1,12 @@
 """How a discriminator learns: gradient steps on people's texts, the policy's, and earlier ones of the policy's."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import logsigmoid
 
 from alignkit.errors import RewardError
 from alignkit.losses import discriminator_loss
@@ -46,6 +48,7 @@ class Seen:
             "gap": odds[real].mean() - odds[fake].mean(),
             "spread": odds[fake].std(correction=0),
             "saturated": ((scores[fake] < low) | (scores[fake] > high)).double().mean(),
+            "gain": logsigmoid(odds[real]).mean() - logsigmoid(odds[fake]).logsumexp(0) + math.log(int(fake.sum())),
         }
         if per_token:
             figures["token_accuracy"] = torch.tensor(self.right / self.labels)
