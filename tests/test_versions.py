@@ -3,10 +3,12 @@
 import re
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +48,17 @@ def test_no_other_package_is_held_low():
 @pytest.mark.parametrize("requirement", NEEDED, ids=lambda requirement: requirement.name)
 def test_the_version_of_the_tests_is_allowed(requirement):
     assert pins("constraints.txt")[requirement.name.lower()] in requirement.specifier
+
+
+@pytest.mark.parametrize("name", sorted(pins("constraints.txt")))
+def test_a_pinned_version_runs_on_the_first_python_that_is_allowed(name):
+    """Debian 12 has Python 3.11.2: a pin that wants a later 3.11 breaks the README's first command there."""
+    try:
+        needs = metadata(name)["Requires-Python"]
+    except PackageNotFoundError:
+        pytest.skip(f"{name} is not installed here")
+    first = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    assert needs is None or first in SpecifierSet(needs), f"{name} needs Python {needs}"
 
 
 def test_this_python_is_among_those_that_are_said_to_work():
