@@ -41,7 +41,8 @@ INTRO = """# Results
 <!-- Written by scripts/make_results.py from docs/results/. Edit the runs or study.yaml, not this page. -->
 
 Every figure here is computed from the `results.json` of runs in `docs/results/`. Cells are mean ± standard deviation
-over seeds; *before* is the same model, on the same held-out prompts, before training.
+over seeds; *before* is the same model, on the same held-out prompts, before training. A study whose folder has a
+`runs.yaml` is done again by `python scripts/run_study.py NAME`.
 """
 
 

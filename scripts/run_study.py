@@ -80,6 +80,8 @@ def read_plan(file: Path) -> dict[str, Any]:
         faults += [f"{name}: unknown {key}" for key in sorted(set(step) - FIELDS)]
         if ("recipe" in step) == ("of" in step):
             faults.append(f"{name}: either recipe or of")
+        if "of" in step and step["of"] not in plan["steps"]:
+            faults.append(f"{name}: of names no step")
         if "recipe" in step and not Path(step["recipe"]).is_file():
             faults.append(f"{name}: there is no {step['recipe']}")
         if "method" in step and not (step.get("judge") or plan.get("judge")):
@@ -200,7 +202,11 @@ def main(arguments: list[str] | None = None) -> int:
             for command in job.commands():
                 print("alignkit", shlex.join(command[3:]))
         return 0
-    failed = work_off(jobs, given.workers, lambda job: carry_out(job, given.study, folder))
+    try:
+        failed = work_off(jobs, given.workers, lambda job: carry_out(job, given.study, folder))
+    except KeyboardInterrupt:  # which the runs got as well: they saved what they had
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     for name, why in failed.items():
         print(f"{name}: {why}", file=sys.stderr)
     if not failed:

@@ -134,6 +134,7 @@ def test_one_system_brings_what_it_starts_from_and_nothing_is_run_for_a_list(stu
         (("method: MLE", "metod: MLE"), "mle: unknown metod"),
         (("seeds: [1, 2]", ""), "no seeds"),
         (("of: gan", "of: gan, recipe: recipes/gan.yaml"), "searched: either recipe or of"),
+        (("of: gan", "of: gans"), "searched: of names no step"),
         (("recipes/d.yaml", "recipes/e.yaml"), "there is no recipes/e.yaml"),
         (("[model=$mle/model]", "[model=$lm/model]"), "discriminator names lm; there are: mle, discriminator"),
         (("[model=$mle/model]", "[model=$gan/model]"), "these wait for each other"),
