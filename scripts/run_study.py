@@ -41,7 +41,7 @@ from add_result import ROOT, publish
 
 RESULTS = ROOT / "docs" / "results"
 FIELDS = {"recipe", "of", "with", "judge", "method"}
-ALIGNKIT = [sys.executable, "-m", "alignkit.cli"]
+ALIGNKIT = [sys.executable, "-m", "alignkit"]
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,8 @@ def carry_out(job: Job, study: str, folder: Path) -> str | None:
             code = subprocess.call(command, stdout=written, stderr=subprocess.STDOUT, env=environment)
             if code:
                 return f"alignkit {command[3]} ended with status {code}; its words are in {log}"
+    if missing := [command[3] for command in job.commands()]:
+        return f"alignkit {missing[0]} ended well and left no result; its words are in {log}"
     if job.method is not None:
         publish(job.judged, study, job.method, RESULTS, job.run if job.trains else None)
     if commands:

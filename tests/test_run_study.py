@@ -1,6 +1,7 @@
 """A study runs in the right order, goes on where it was stopped, and its files say what the recipes understand."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -145,6 +146,17 @@ def test_a_plan_that_cannot_be_meant_is_refused(study, change, said):
     plan.write_text(PLAN.replace(*change))
     with pytest.raises(SystemExit, match=said):
         run_study.main(["small"])
+
+
+def test_a_command_that_leaves_nothing_has_not_ended_well(study, capsys):
+    (study / "program.py").write_text("")
+    assert run_study.main(["small", "--steps", "mle", "--seeds", "1"]) == 1
+    assert "mle-1: alignkit train ended well and left no result" in capsys.readouterr().err
+
+
+def test_the_command_is_alignkits():
+    said = subprocess.run([*run_study.ALIGNKIT, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "train" in said and "evaluate" in said
 
 
 def test_a_study_or_a_step_that_is_not_there_is_answered_with_those_that_are(study):
