@@ -25,7 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 # What the rows of training steps keep, for pictures over steps.
-WATCHED = ("kl", "learning_rate", "ess/share", "weights/log_z", "discriminator/accuracy", "distinct/distinct")
+WATCHED = (
+    "kl",
+    "learning_rate",
+    "ess/share",
+    "weights/log_z",
+    "discriminator/accuracy",
+    "discriminator/gain",
+    "distinct/distinct",
+)
 
 
 def kept_rows(metrics: Path) -> list[dict]:

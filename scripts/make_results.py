@@ -18,20 +18,16 @@ from those files.
 """
 
 import argparse
-import hashlib
-import json
 import math
 import re
 import statistics
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import results_pictures
-import yaml
+from results_reading import Run, Study, read_all
 
-from alignkit.json_lines import read_json_lines
 from alignkit.report.temperatures import axis_label, value_at
 from alignkit.report.words import figure_of
 
@@ -40,108 +36,10 @@ INTRO = """# Results
 
 <!-- Written by scripts/make_results.py from docs/results/. Edit the runs or study.yaml, not this page. -->
 
-Every figure here is computed from the `results.json` of runs in `docs/results/`. Cells are mean ± standard deviation
-over seeds; *before* is the same model, on the same held-out prompts, before training. A study whose folder has a
-`runs.yaml` is done again by `python scripts/run_study.py NAME`.
+Every figure here is computed from what runs left in `docs/results/`: `results.json`, or `judged.json` where they were
+judged afterwards. Cells are mean ± standard deviation over seeds; *before* is the same model, on the same held-out
+prompts, before training. A study whose folder has a `runs.yaml` is done again by `python scripts/run_study.py NAME`.
 """
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: a method, a seed, its held-out figures before and after training, and what it ran on."""
-
-    method: str
-    seed: int
-    before: dict[str, float]
-    after: dict[str, float]
-    curve: list[dict[str, float]]
-    environment: dict[str, Any]
-    temperatures: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Study:
-    """Runs that answer one question, and how to show them. `differences` names figures of `comparison`, `curves` two
-    (x, y) of runs that were judged with --temperatures, and values of x `at` which systems compare, `steps` what is
-    drawn over the steps of training."""
-
-    folder: Path
-    title: str
-    text: str
-    columns: dict[str, str]
-    plot: dict[str, Any] | None
-    runs: list[Run]
-    differences: dict[str, str] = field(default_factory=dict)
-    comparison: dict[str, Any] = field(default_factory=dict)
-    replies: list[dict[str, Any]] = field(default_factory=list)
-    curves: dict[str, Any] | None = None
-    steps: dict[str, str] = field(default_factory=dict)
-
-    def methods(self) -> list[str]:
-        """The methods, in the order of their folders' names unless study.yaml gives one."""
-        return list(dict.fromkeys(run.method for run in self.runs))
-
-    def digest(self) -> str:
-        """Changes with anything that a picture shows."""
-        runs = [(r.method, r.seed, r.before, r.after, r.curve, r.temperatures) for r in self.runs]
-        shown = json.dumps([self.plot, self.curves, self.steps, runs], sort_keys=True)
-        return "from " + hashlib.sha256(shown.encode()).hexdigest()[:16]
-
-
-def read_run(folder: Path) -> Run:
-    """Reads `<method>/seed-<n>/`."""
-    seed = int(folder.name.removeprefix("seed-"))
-    curve_file = folder / "metrics.jsonl"
-    curve = read_json_lines(curve_file, drop_torn=False) if curve_file.exists() else []
-    if (folder / "judged.json").is_file():
-        judged = json.loads((folder / "judged.json").read_text(encoding="utf-8"))
-        sweep = judged.get("temperatures", [])
-        return Run(folder.parent.name, seed, {}, judged["figures"], curve, judged["environment"], sweep)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    for part in ("before", "after"):
-        if part not in results:
-            raise SystemExit(f"{folder / 'results.json'} has no {part!r}; it has: {', '.join(results)}")
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    return Run(folder.parent.name, seed, results["before"], results["after"], curve, environment)
-
-
-def read_study(folder: Path) -> Study:
-    """Reads one study and all its runs."""
-    about = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    unknown = set(about) - {"title", "text", "columns", "plot", "order", "differences", "curves", "steps"}
-    if unknown:
-        raise SystemExit(f"{folder / 'study.yaml'}: unknown keys {', '.join(sorted(unknown))}")
-    found = [*folder.glob("*/seed-*/results.json"), *folder.glob("*/seed-*/judged.json")]
-    runs = [read_run(path.parent) for path in sorted(found)]
-    if not runs:
-        raise SystemExit(f"{folder} has a study.yaml but no <method>/seed-<n>/results.json or judged.json")
-    order = about.get("order", sorted({run.method for run in runs}))
-    if set(order) != {run.method for run in runs}:
-        raise SystemExit(
-            f"{folder / 'study.yaml'}: order names {order}, the runs are {sorted({r.method for r in runs})}"
-        )
-    runs.sort(key=lambda run: (order.index(run.method), run.seed))
-    more = {
-        name: json.loads(file.read_text(encoding="utf-8"))
-        for name in ("comparison", "replies")
-        if (file := folder / f"{name}.json").is_file()
-    }
-    sampled = [key for key in about["columns"] if "@" in key]
-    if sampled and not any(run.temperatures for run in runs):
-        raise SystemExit(f"{folder}: no run has {', '.join(sampled)}; judge with alignkit evaluate --temperatures")
-    shown = about.get("differences", {})
-    unfound = [name for name in shown if name not in more.get("comparison", {}).get("figures", {})]
-    if unfound:
-        raise SystemExit(f"{folder}: comparison.json is not there or lacks {', '.join(unfound)} of study.yaml")
-    curves = about.get("curves")
-    if curves is not None and (set(curves) | {"at"} != {"x", "y", "at"} or not any(run.temperatures for run in runs)):
-        raise SystemExit(f"{folder}: curves takes x, y and at, and runs judged with alignkit evaluate --temperatures")
-    return Study(
-        *(folder, about["title"], about.get("text", ""), about["columns"], about.get("plot"), runs, shown),
-        **more,
-        curves=curves,
-        steps=about.get("steps", {}),
-    )
 
 
 def figure(values: list[float]) -> str:
@@ -159,6 +57,23 @@ def figure(values: list[float]) -> str:
     return f"{mean:.{digits}f}{spread}"
 
 
+def _at(run: Run, name: str, temperature: float, folder: Path) -> float:
+    """A figure of texts sampled at a temperature."""
+    sweep = {one["temperature"]: one["figures"] for one in run.temperatures}
+    where = f"{folder}: seed {run.seed} of {run.method}"
+    if temperature not in sweep:
+        have = ", ".join(f"{known:g}" for known in sweep) or "none"
+        raise SystemExit(
+            f"{where} was not judged at temperature {temperature:g} (but at: {have}); judge it with alignkit evaluate "
+            f"--temperatures {temperature:g}"
+        )
+    if name not in sweep[temperature]:
+        raise SystemExit(
+            f"{where} has no {name!r} at temperature {temperature:g}; it has: {', '.join(sweep[temperature])}"
+        )
+    return sweep[temperature][name]
+
+
 def column(study: Study, runs: list[Run], part: str, key: str) -> str:
     """One cell. A figure that only training yields (KL before training) may be missing from every `before`.
 
@@ -168,13 +83,7 @@ def column(study: Study, runs: list[Run], part: str, key: str) -> str:
     if temperature:
         if not any(run.temperatures for run in runs):
             return "–"
-        sweeps = [{f"@{one['temperature']:g}": one["figures"] for one in run.temperatures} for run in runs]
-        values = [sweep.get(f"@{temperature}", {}).get(name) if part == "after" else None for sweep in sweeps]
-        if None in values and part == "after":
-            raise SystemExit(
-                f"{study.folder}: {key!r} is missing from a {runs[0].method} run, whose temperatures are "
-                f"{', '.join(sweeps[0])}; judge it with alignkit evaluate --temperatures {temperature}"
-            )
+        values = [_at(run, name, float(temperature), study.folder) if part == "after" else None for run in runs]
     else:
         values = [getattr(run, part).get(key) for run in runs]
     present = [value for value in values if value is not None]
@@ -224,7 +133,8 @@ def differences(study: Study) -> str:
                 f"{one['difference']:+.3f} ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})" if known else "–"
             )
         lines.append(f"| {system} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "```text", *found["verdicts"], "```"]) + "\n"
+    lines += ["", "```text", *found["verdicts"], "```"] if study.verdicts else []
+    return "\n".join(lines) + "\n"
 
 
 def at_equal(study: Study) -> str:
@@ -329,7 +239,7 @@ def main(arguments: list[str] | None = None, docs: Path = ROOT / "docs") -> int:
     parser = argparse.ArgumentParser(description="Write docs/results.md and its plots from the runs in docs/results/.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where the page is out of date")
     check = parser.parse_args(arguments).check
-    studies = [read_study(path.parent) for path in sorted((docs / "results").glob("*/study.yaml"))]
+    studies = read_all(docs / "results")
     target, text = docs / "results.md", page(studies)
     if check:
         current = target.read_text(encoding="utf-8") if target.exists() else ""

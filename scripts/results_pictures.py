@@ -11,7 +11,7 @@ from alignkit.report.temperatures import axis_label, draw_curves, value_at
 from alignkit.report.words import figure_of
 
 if TYPE_CHECKING:
-    from make_results import Run, Study
+    from results_reading import Run, Study
 
 
 def pictures(study: "Study") -> dict[Path, Any]:

@@ -92,10 +92,20 @@ def test_a_reward_that_is_only_watched_may_be_sure(tmp_path):
 
 
 @pytest.mark.parametrize("reward_as", ["probability", "odds"])
-@pytest.mark.parametrize("said", [None, math.nan, 1e-9, math.inf])
+@pytest.mark.parametrize("said", [None, math.nan, 1e-9, math.inf, -0.1, "-800"])
 def test_what_is_no_logarithm_of_a_score_is_refused(said, reward_as, tmp_path):
     with pytest.raises(RewardError, match=r"log_scores gave .* expected the score's logarithm"):
         log_scores(tmp_path, SureAndExact([said]), reward_as=reward_as)
+
+
+@pytest.mark.parametrize(("said", "given"), [([-800.0], "a list of 1"), (None, "nothing"), ("abc", "the text 'abc'")])
+def test_what_is_no_list_of_logarithms_is_refused_by_the_rewards_name(said, given, tmp_path):
+    reward = SureAndExact()
+    reward.log_scores = lambda prompts, completions, **columns: said
+    with pytest.raises(
+        RewardError, match=f"'SureAndExact': log_scores gave {given} for 2 completions; expected a list"
+    ):
+        log_scores(tmp_path, reward)
 
 
 @pytest.mark.parametrize("weighting, more", [("reward", {}), ("uniform", {"proposal": "das"})])

@@ -204,6 +204,21 @@ DROPPING = {
         "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "dropout": 0.3,
         "activation_dropout": 0.3, "attention_dropout": 0.3,
     },
+    "falcon": {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_dropout": 0.3,
+        "attention_dropout": 0.3,
+    },
+    "persimmon": {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "hidden_dropout": 0.3, "attention_dropout": 0.3,
+    },
+    "starcoder2": {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "intermediate_size": 16, "residual_dropout": 0.3, "embedding_dropout": 0.3, "attention_dropout": 0.3,
+    },
+    "gpt_bigcode": {
+        "n_embd": 16, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3,
+    },
     "bloom": {"hidden_size": 16, "n_layer": 1, "n_head": 2, "hidden_dropout": 0.3, "attention_dropout": 0.3},
 }  # fmt: skip
 
@@ -213,6 +228,7 @@ def test_one_rate_for_all_dropout_of_a_network(family):
     ends = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     config = AutoConfig.for_model(family, vocab_size=VOCABULARY, **ends, **DROPPING[family])
     network = AutoModel.from_config(config).train()
+    rates = {name: value for name, value in vars(network.config).items() if "drop" in name}
     ids = torch.tensor([[5, 9, 4, 7]])
 
     def twice() -> list[torch.Tensor]:
@@ -226,3 +242,4 @@ def test_one_rate_for_all_dropout_of_a_network(family):
     set_dropout(network, 0.5)
     first, second = twice()
     assert not torch.equal(first, second)
+    assert {name: value for name, value in vars(network.config).items() if "drop" in name} == rates

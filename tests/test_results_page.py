@@ -25,7 +25,7 @@ def script(name: str):
 
 
 make_results, add_result = script("make_results"), script("add_result")
-results_pictures = script("results_pictures")
+results_pictures, results_reading = script("results_pictures"), script("results_reading")
 
 STUDY = """\
 title: Sentiment
@@ -114,7 +114,7 @@ def test_lines_over_steps_are_means_of_what_the_runs_logged(docs):
         "![share that counts and held-out reward over steps](results/sentiment-steps.svg)"
         in (docs / "results.md").read_text()
     )
-    runs = [run for run in make_results.read_study(study.parent).runs if run.method == "ppo"]
+    runs = [run for run in results_reading.read_study(study.parent).runs if run.method == "ppo"]
     lines = [results_pictures.over_steps(run, "ess/share") for run in runs]
     assert lines[0] == {4: 0.25, 8: 0.125, 9: 1 / 9}
     assert results_pictures.mean_line(lines) == {4: pytest.approx(0.5), 8: pytest.approx(0.25)}
@@ -228,6 +228,10 @@ def test_judged_systems_their_differences_and_replies(tmp_path):
     assert "| mle | 1 | 0.400 |\n| rl | 1 | 0.600 |" in text and "| before |" not in text
     assert "same 7 prompts" in text and "| rl | +0.200 (+0.100 to +0.300) |" in text and "rl: fine" in text
     assert "| | hi<br>a\\|b |" in text and "| mle | yes \\* |" in text
+    (study / "study.yaml").write_text((study / "study.yaml").read_text().replace("{title", "{verdicts: false, title"))
+    assert make_results.main([], tmp_path) == 0
+    text = (tmp_path / "results.md").read_text()
+    assert "| rl | +0.200 (+0.100 to +0.300) |" in text and "rl: fine" not in text
     (study / "comparison.json").unlink()
     with pytest.raises(SystemExit, match=r"comparison\.json is not there or lacks judge of study.yaml"):
         make_results.main([], tmp_path)
@@ -249,8 +253,16 @@ def test_a_column_of_texts_sampled_at_a_temperature(tmp_path):
     text = (tmp_path / "results.md").read_text()
     assert "| mle | 2 | 0.400 ± 0.000 | 0.250 ± 0.000 |\n| search | 1 | 0.400 | – |" in text
     study.write_text("{title: T, text: t, columns: {bleu@0.7: sampled}, order: [mle, search]}")
-    with pytest.raises(SystemExit, match=r"'bleu@0\.7' is missing from a mle run, whose .* @0\.5, @1; judge it with"):
+    with pytest.raises(
+        SystemExit, match=r"seed 1 of mle was not judged at temperature 0\.7 \(but at: 0\.5, 1\); judge"
+    ):
         make_results.main([], tmp_path)
+    study.write_text("{title: T, text: t, columns: {blue@1.0: sampled}, order: [mle, search]}")
+    with pytest.raises(SystemExit, match="seed 1 of mle has no 'blue' at temperature 1; it has: bleu"):
+        make_results.main([], tmp_path)
+    study.write_text("{title: T, text: t, columns: {bleu@1.0: sampled}, order: [mle, search]}")
+    assert make_results.main([], tmp_path) == 0
+    assert "| mle | 2 | 0.250 ± 0.000 |" in (tmp_path / "results.md").read_text()
     shutil.rmtree(study.parent / "mle")
     study.write_text("{title: T, text: t, columns: {bleu@1: sampled}, order: [search]}")
     with pytest.raises(SystemExit, match=r"no run has bleu@1; judge with"):
@@ -264,9 +276,16 @@ def test_a_judged_run_keeps_how_it_was_trained(tmp_path):
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
     judged.write_text(json.dumps({"figures": {"bleu_4": 0.3}, "environment": {"seed": 4}}))
     folder = add_result.publish(judged, "captions", "GCN", tmp_path / "results", trained=run)
-    read = make_results.read_run(folder)
+    read = results_reading.read_run(folder)
     assert (read.method, read.seed, read.after) == ("GCN", 4, {"bleu_4": 0.3})
     assert read.curve == [{"step": 1, "ess/share": 0.5}]
     (run / "environment.json").write_text(json.dumps({"seed": 4}))
     with pytest.raises(SystemExit, match=r"goes with a file of `alignkit evaluate --output`, which .*run is not"):
         add_result.publish(run, "captions", "GCN", tmp_path / "results", trained=run)
+
+
+def test_published_runs_that_no_table_shows_are_named(docs):
+    (docs / "results" / "sentiment" / "study.yaml").unlink()
+    for more in ([], ["--check"]):
+        with pytest.raises(SystemExit, match=r"no study\.yaml in .*sentiment: published runs that no table would show"):
+            make_results.main(more, docs)

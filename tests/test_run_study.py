@@ -305,7 +305,7 @@ def test_the_recipes_understand_every_plan_and_the_page_has_its_rows(plan, monke
     study = plan.parent / "study.yaml"
     if study.exists():  # published already
         order = yaml.safe_load(study.read_text())["order"]
-        assert sorted(job.method for job in jobs if job.method) == sorted(order)
+        assert set(order) <= {job.method for job in jobs}
 
 
 PUBLISHED = sorted((ROOT / "docs" / "results").glob("*/*/seed-*/judged.json"))

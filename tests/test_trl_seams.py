@@ -19,6 +19,7 @@ from transformers import GenerationMixin, PreTrainedModel, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+from trl.trainer import utils
 from trl.trainer.base_trainer import _BaseTrainer
 
 from alignkit import (
@@ -31,7 +32,7 @@ from alignkit import (
     ReinforceTrainer,
 )
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
-from alignkit.trainers import on_policy_config
+from alignkit.trainers import labelled_positions, on_policy_config
 
 TRAINERS = Path(on_policy_config.__file__).parent
 OURS = (PPOTrainer, ReinforceTrainer, CooperativeTrainer)
@@ -128,6 +129,12 @@ def test_a_method_that_we_replace_is_still_there_and_still_called(name):
     assert hasattr(GRPOTrainer, name), f"{name} is gone: our version of it would never run"
     source = inspect.getsource(getattr(owner, caller))
     assert re.search(rf"self\.{name}\b", source), f"{owner.__name__}.{caller} calls no {name}"
+
+
+def test_the_function_that_decides_which_positions_are_scored_is_still_asked():
+    """`LabelledPositionsSFTTrainer` replaces it: without it, or unasked, a CPU would silently score all positions."""
+    assert labelled_positions._DECIDES in inspect.getsource(utils.add_fused_lm_head)
+    assert hasattr(utils, labelled_positions._DECIDES)
 
 
 def test_every_private_method_that_we_replace_is_listed_here():

@@ -4,6 +4,8 @@ Each has one output, the log-odds that a person wrote the text: for every token,
 for a whole text (`bidirectional`, `cnn`).
 """
 
+import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -30,8 +32,9 @@ from alignkit.settings import argument_problems
 DiscriminatorKind = Literal["causal", "bidirectional", "cnn"]
 KINDS: tuple[DiscriminatorKind, ...] = ("causal", "bidirectional", "cnn")
 LABELS = {0: "person"}
-# Rates that networks of transformers keep as numbers (Llama's attention, BART, OPT, BLOOM ...) and not in a module.
-_RATES = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout")
+# Rates that networks of transformers keep as numbers and not in a module, such as `attention_dropout` (Llama),
+# `attn_dropout` (GPT-BigCode) and `residual_dropout` (StarCoder2). `layerdrop` leaves out layers: another thing.
+_RATE = re.compile(r"(?<!layer)drop")
 # Where a saved discriminator keeps how it reads texts, in its config.json.
 SETTINGS = "discriminator"
 
@@ -161,17 +164,29 @@ def set_dropout(network: nn.Module, share: float) -> None:
     """Gives all dropout of a network one rate, that of the embeddings, of the states and of the attention's weights.
 
     Args:
-        network: its dropout stands in modules, or in numbers of the names that transformers has for them. What was
-            built without (an `Identity` where another network has dropout) stays without.
+        network: its dropout stands in modules, in numbers with "drop" in their names, or in such numbers of the configs
+            that its parts read (Falcon; its own config, which is saved, stays as it is). What was built without (an
+            `Identity` where another network has dropout) stays without.
         share: of what is set to 0 in training, in [0, 1).
     """
+    configs: dict[int, PretrainedConfig] = {}
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
-        for name in _RATES:
-            # between the layers of a recurrent network there is dropout of its own, or none
-            if type(getattr(module, name, None)) in (int, float) and not isinstance(module, nn.RNNBase):
-                setattr(module, name, share)
+        if not isinstance(module, nn.RNNBase):  # between its layers it has dropout of its own, or none
+            _set_rates(module, share)
+        config = vars(module).get("config")
+        if isinstance(config, PretrainedConfig) and module is not network:
+            if id(config) not in configs:
+                configs[id(config)] = copy.copy(config)
+                _set_rates(configs[id(config)], share)
+            vars(module)["config"] = configs[id(config)]
+
+
+def _set_rates(holder: Any, share: float) -> None:
+    for name, value in vars(holder).items():
+        if type(value) in (int, float) and _RATE.search(name):
+            setattr(holder, name, share)
 
 
 def check_discriminator(model: PreTrainedModel, kind: DiscriminatorKind) -> None:

@@ -6,11 +6,14 @@ from typing import Any
 import torch
 
 from alignkit.errors import RewardError
+from alignkit.settings import describe
 from alignkit.text import excerpt
 from alignkit.trainers.rollout import Rollout
 
 # above it 1 - score has lost digits: scores are kept in single precision
 _NEAR_ONE = 1 - 1e-4
+# a network in half precision gives one text two scores so far apart, in other company
+_ROUNDING = 0.01
 
 
 def log_probabilities(
@@ -50,7 +53,7 @@ def log_probabilities(
         rows = unclear.nonzero().flatten().tolist()
         exact = getattr(reward, "log_scores", None)
         if rows and callable(exact):
-            for row, value in zip(rows, _exactly(exact, names[place], rollout, rows), strict=True):
+            for row, value in zip(rows, _exactly(exact, names, place, rollout, rows), strict=True):
                 logs[row, place] = _log_odds(value) if odds else value
         certain = (logs[:, place] == torch.inf).nonzero().flatten().tolist()
         if certain:
@@ -65,17 +68,25 @@ def log_probabilities(
     return torch.where((~scores.isnan()).any(1), total, torch.nan)
 
 
-def _exactly(log_scores: Any, name: str, rollout: Rollout, rows: list[int]) -> list[float]:
-    """What a reward's `log_scores` says of some rows; these have a score, so each has a logarithm of at most 0."""
+def _exactly(log_scores: Any, names: list[str], place: int, rollout: Rollout, rows: list[int]) -> list[float]:
+    """What a reward's `log_scores` says of some rows; these have a score, so each has its logarithm."""
     columns = {key: [values[row] for row in rows] for key, values in rollout.columns.items()}
     found = log_scores([rollout.prompts[r] for r in rows], [rollout.completions[r] for r in rows], **columns)
+    name = names[place]
+    if not isinstance(found, list | tuple) or len(found) != len(rows):
+        given = f"a list of {len(found)}" if isinstance(found, list | tuple) else describe(found)
+        raise RewardError(
+            f"reward {name!r}: log_scores gave {given} for {len(rows)} completions; expected a list of one each"
+        )
     for row, value in zip(rows, found, strict=True):
-        if value is None or not value <= 0:
+        score = float(rollout.rewards[row, place])
+        number = isinstance(value, int | float) and value <= 0
+        if not number or abs(math.exp(value) - score) > _ROUNDING:
             raise RewardError(
-                f"reward {name!r}: log_scores gave {value} to {excerpt(rollout.completions[row])!r}, which has a "
-                "score; expected the score's logarithm, a number of at most 0"
+                f"reward {name!r}: log_scores gave {describe(value)} to {excerpt(rollout.completions[row])!r}, whose "
+                f"score is {score:.6g}; expected the score's logarithm, a number of at most 0"
             )
-    return found
+    return [float(value) for value in found]
 
 
 def _log_odds(log_probability: float) -> float:

@@ -30,8 +30,8 @@ class Seen:
 
     def add(self, logits: torch.Tensor, mask: torch.Tensor, real: torch.Tensor) -> None:
         """Adds a batch: (B, L) logits and mask, (B,) whose texts."""
-        self.odds.append(last_of(logits, mask).double())
-        self.real.append(real)
+        self.odds.append(last_of(logits, mask).cpu().double())  # not every accelerator has doubles
+        self.real.append(real.cpu())
         self.right += float((((logits > 0) == real[:, None]) & mask).sum())
         self.labels += float(mask.sum())
 

@@ -40,10 +40,10 @@ class Discriminator(NetworkReward, LearnedReward):
     `update` logs, of texts as they were before it learned from them: `accuracy`, `real` and `fake` (mean scores of
     people's texts and of the policy's), `gap` (their distance in log-odds), `spread` (standard deviation of the
     policy's log-odds), `saturated` (share of the policy's texts below 0.01 or above 0.99), `gain` (E_data[log D] -
-    log E_policy[D]: the nats a text by which policy times score finds people's texts likelier than the policy does, and
-    so what cooperation can win in one round; of prompts at least that), `token_accuracy` (causal); and `loss`,
-    `grad_norm` and `replayed`. One that has collapsed has accuracy 0.5, gap, spread and gain 0; one that is perfect has
-    accuracy 1, a growing gap, and all texts saturated: the policy learns from neither.
+    log E_policy[D]: how many nats a text people's texts are likelier under policy times score, normalised, than under
+    the policy; with prompts a lower bound), `token_accuracy` (causal); and `loss`, `grad_norm` and `replayed`. One that
+    has collapsed has accuracy 0.5, gap, spread and gain 0; one that is perfect has accuracy 1, a growing gap, and all
+    texts saturated: the policy learns from neither.
 
     Args:
         model: backbone, by name or folder or loaded, or the folder of a saved discriminator. A new output is put on a
