@@ -23,6 +23,7 @@ _HOME = {
     "PPOTrainer": "trainers.ppo",
     "ReinforceConfig": "trainers.reinforce",
     "ReinforceTrainer": "trainers.reinforce",
+    "Resample": "decoding.resample",
     "Reward": "reward",
     "SamplingDecoder": "decoding.sampling",
     "as_trl_reward_model": "models.reward_module",

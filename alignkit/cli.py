@@ -136,8 +136,8 @@ _SEARCH_OPTIONS = (
     ("--rollout-temperature", float, "mcts: of rollouts (default: 0, the likeliest token)"),
     ("--beams", int, "das: texts followed (default: 3)"),
     ("--candidates", int, "das: tokens of each that the reward is asked about (default: 10)"),
-    ("--alpha", float, "das: weight of the reward (default: 1)"),
-    ("--reward-as", str, "das: probability (default), or exponential for a reward of any range"),
+    ("--alpha", float, "das, resample: power of the reward (default: 1)"),
+    ("--reward-as", str, "das, resample: probability (default), exponential for any range; resample: odds, too"),
     ("--policy-share", float, "mcts, das: share of the model as such in what is drawn (default: 0)"),
 )
 
@@ -151,9 +151,12 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     generate.add_argument(
         "--decoder",
         default="sample",
-        help="sample (default); best_of_n: the sample that rewards like most; mcts: tree search; das: beam search",
+        help="sample (default); best_of_n: the sample that rewards like most; resample: one drawn by its reward; mcts: "
+        "tree search; das: beam search",
     )
-    generate.add_argument("--n", type=int, metavar="N", help="samples that best_of_n chooses from (default: 8)")
+    generate.add_argument(
+        "--n", type=int, metavar="N", help="samples that best_of_n and resample choose from (default: 8)"
+    )
     for flag, kind, purpose in _SEARCH_OPTIONS:
         generate.add_argument(flag, type=kind, help=purpose)
     generate.add_argument("--sample", action="store_true", help="das: draw tokens instead of following beams")

@@ -15,10 +15,12 @@ SETTINGS = {
         *("simulations", "children", "exploration", "value", "backup", "visit_temperature", "policy_share"),
         *("leaves_per_wave", "rollout_temperature"),
     ),
+    "resample": ("alpha", "reward_as"),
     "das": ("beams", "candidates", "alpha", "reward_as", "policy_share", "sample"),
 }
-SEARCHES = tuple(SETTINGS)
-DECODERS = ("sample", "best_of_n", *SEARCHES)
+SEARCHES = ("mcts", "das")
+OF_SAMPLES = ("best_of_n", "resample")  # choose among n samples
+DECODERS = ("sample", *OF_SAMPLES, *SEARCHES)
 
 
 def check_decoder(args: argparse.Namespace) -> None:
@@ -29,21 +31,22 @@ def check_decoder(args: argparse.Namespace) -> None:
     """
     if args.decoder not in DECODERS:
         raise AlignkitError(f"there is no decoder {args.decoder!r}{did_you_mean(args.decoder, DECODERS)}")
-    if args.decoder != "best_of_n" and args.n is not None:
-        raise AlignkitError(f"--n {args.n} is for --decoder best_of_n; several samples of each prompt are --count")
+    if args.decoder not in OF_SAMPLES and args.n is not None:
+        homes = " and ".join(OF_SAMPLES)
+        raise AlignkitError(f"--n {args.n} is for --decoder {homes}; several samples of each prompt are --count")
     if args.n is not None and args.n < 1:
         raise AlignkitError(f"--n is a whole number of 1 or more, got {args.n}")
     if args.decoder != "sample" and not args.reward:
         raise AlignkitError(f"--decoder {args.decoder} chooses by a reward; name one with --reward")
-    if args.decoder == "best_of_n" and args.temperature == 0:
-        raise AlignkitError("--decoder best_of_n samples, and --temperature 0 does not; take one above 0")
+    if args.decoder in OF_SAMPLES and args.temperature == 0:
+        raise AlignkitError(f"--decoder {args.decoder} samples, and --temperature 0 does not; take one above 0")
     if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
         raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
     search_settings(args)
 
 
 def search_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the search that the command line names, those that were given.
+    """The settings of the decoder that the command line names, those that were given.
 
     Raises:
         AlignkitError: one of another decoder.

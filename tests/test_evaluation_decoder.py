@@ -61,7 +61,7 @@ def test_best_of_n_has_the_best_of_the_samples_and_its_length(make):
     # the same order of prompts, hence the same draws
     order = sorted(range(len(EXAMPLES)), key=lambda i: len(tokenizer(EXAMPLES[i]["prompt"])["input_ids"]))
     examples = [EXAMPLES[i] for i in order]
-    wanted = best_of_n_rows(model, tokenizer, examples, chooser=longer, n=5, **how)
+    wanted = best_of_n_rows(model, tokenizer, examples, decoder=BestOfN(longer, tokenizer, n=5), **how)
     got = generate_rows(
         model, tokenizer, examples, with_kl=False, decoder=SearchDecoder(BestOfN(longer, tokenizer, 5)), **how
     )
@@ -253,9 +253,9 @@ def test_trls_kl_to_a_model_from_scratch_is_refused(tmp_path, capsys):
         ({"use": "mcts"}, "mcts chooses by a reward; name it"),
         (
             {"use": ["mcts"], "reward": "length"},
-            "expected `use`, the name of a decoder (best_of_n, mcts, das); got a list",
+            "expected `use`, the name of a decoder (best_of_n, resample, mcts, das); got a list",
         ),
-        ({"reward": "length"}, "expected `use`, the name of a decoder (best_of_n, mcts, das); got nothing"),
+        ({"reward": "length"}, "expected `use`, the name of a decoder (best_of_n, resample, mcts, das); got nothing"),
         ({"use": "mcts", "reward": "lenght"}, "Did you mean 'length'"),
         ({"use": "mcts", "reward": "length", "beams": 3}, "the decoder 'mcts' has no setting 'beams'"),
         ({"use": "mcts", "reward": "length", "simulations": 0}, "simulations"),
@@ -298,7 +298,7 @@ def test_another_decoder_takes_nothing_over():
     }
     same = merged(base, {"evaluation": {"decoder": {"simulations": 3, "reward": {"use": "length"}}}})["evaluation"]
     assert same["decoder"] == {"use": "mcts", "reward": {"use": "length"}, "simulations": 3}
-    assert sorted(CHOOSERS) == ["best_of_n", "das", "mcts"]
+    assert sorted(CHOOSERS) == ["best_of_n", "das", "mcts", "resample"]
 
 
 def test_a_trainer_takes_a_decoder_and_not_its_name(tmp_path):

@@ -83,6 +83,7 @@ class BestOfN:
         prompts: list[Text] | None = None,
         columns: Mapping[str, list[Any]] | None = None,
         uniform: torch.Tensor | None = None,
+        choice_uniform: torch.Tensor | None = None,
         inputs_tensor: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> torch.Tensor | BestOfNOutput:
@@ -93,6 +94,7 @@ class BestOfN:
                 prompts' tokens.
             columns: further columns of the data for the reward, B values each.
             uniform: (B * n, T) numbers in [0, 1) to draw by, see `SamplingDecoder`.
+            choice_uniform: (B,) the same for the choice, where that is drawn.
             model, input_ids, logits_processor, stopping_criteria, generation_config: see transformers' `generate`.
             inputs_tensor: (B, P) the prompts' token ids.
             model_kwargs: inputs of the model's forward.
@@ -125,9 +127,9 @@ class BestOfN:
         completions = decode_completions(self.processing_class, rows, is_conversational(texts[0]))
         with in_evaluation([self.reward]):
             found = call_reward(self.reward, texts, completions, columns=columns, completion_ids=rows)
-        scores = [scalar_score(score) for score in found]
+            scores = [scalar_score(score) for score in found]
+            chosen = self._choose(scores, texts, completions, columns, choice_uniform).to(sequences.device)
         groups = self._grouped(scores)
-        chosen = torch.tensor([_best(group) for group in groups], device=sequences.device)
         at = torch.arange(len(groups), device=sequences.device) * self.n + chosen
         best = sequences[at, : start + int(mask[at].sum(1).max())]
         if not generation_config.return_dict_in_generate:
@@ -142,6 +144,24 @@ class BestOfN:
             completions=self._grouped(completions),
             completion_ids=self._grouped(rows),
         )
+
+    def _choose(
+        self,
+        scores: list[float | None],
+        prompts: list[Text],
+        completions: list[Text],
+        columns: Mapping[str, list[Any]],
+        uniform: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The place (B,) of the chosen one among the n candidates of each prompt.
+
+        Args:
+            scores: B * n, of the candidates.
+            prompts, completions: B * n, as the reward read them.
+            columns: B * n values each.
+            uniform: (B,) numbers in [0, 1) for a choice that is drawn.
+        """
+        return torch.tensor([_best(group) for group in self._grouped(scores)])
 
     def _grouped(self, values: list[Any]) -> list[list[Any]]:
         return [values[first : first + self.n] for first in range(0, len(values), self.n)]

@@ -12,10 +12,11 @@ from alignkit.decoding.best_of_n import BestOfN
 from alignkit.decoding.das import DAS
 from alignkit.decoding.mcts import MCTS
 from alignkit.decoding.proposal import SearchDecoder
+from alignkit.decoding.resample import Resample
 from alignkit.errors import ConfigError
 from alignkit.settings import argument_problems
 
-CHOOSERS: dict[str, type] = {"best_of_n": BestOfN, "mcts": MCTS, "das": DAS}
+CHOOSERS: dict[str, type] = {"best_of_n": BestOfN, "resample": Resample, "mcts": MCTS, "das": DAS}
 
 
 @dataclass(frozen=True)
@@ -72,20 +73,19 @@ def chooser_problems(
 
 
 def greedy_problem(decoder: Mapping[str, Any] | None, temperature: float | None) -> str | None:
-    """Why a decoder cannot work at a temperature, if it cannot: best of n needs samples that differ.
+    """Why a decoder cannot work at a temperature, if it cannot: best of n and resampling need samples that differ.
 
     >>> greedy_problem({"use": "best_of_n", "n": 4}, 0)
     'best_of_n chooses among 4 samples, and at temperature 0 all are the same; take one above 0'
     >>> greedy_problem({"use": "mcts"}, 0) is None
     True
     """
-    if not isinstance(decoder, Mapping) or decoder.get("use") != "best_of_n" or temperature != 0:
+    name = decoder.get("use") if isinstance(decoder, Mapping) else None
+    if decoder is None or name not in ("best_of_n", "resample") or temperature != 0:
         return None
     n = decoder.get("n", inspect.signature(BestOfN).parameters["n"].default)
     return (
-        None
-        if n == 1
-        else f"best_of_n chooses among {n} samples, and at temperature 0 all are the same; take one above 0"
+        None if n == 1 else f"{name} chooses among {n} samples, and at temperature 0 all are the same; take one above 0"
     )
 
 

@@ -1,5 +1,5 @@
-"""Rows of `alignkit generate --decoder best_of_n`: of each prompt the completion that its rewards choose, and the first
-that was drawn beside it."""
+"""Rows of `alignkit generate --decoder best_of_n` and `resample`: of each prompt the completion that was chosen, and the
+first that was drawn beside it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,22 +19,20 @@ def best_of_n_rows(
     examples: list[dict[str, Any]],
     *,
     generation_config: GenerationConfig,
-    chooser: Any,
+    decoder: BestOfN,
     reward_funcs: Sequence[Any],
-    n: int,
     batch_size: int = 32,
     seed: int = 1234,
 ) -> list[Row]:
-    """Complete each example's `prompt` n times and keep the best. The random state is left as it was.
+    """Complete each example's `prompt` n times and keep the chosen one. The random state is left as it was.
 
     Args:
         model: a causal LM or an encoder-decoder.
         processing_class: its tokenizer.
         examples: rows with a `prompt`; the other columns reach the rewards.
         generation_config: how to sample, see `alignkit.decoding.sampling.generation_config_for`.
-        chooser: the reward that chooses.
+        decoder: what draws and chooses.
         reward_funcs: rewards whose scores are told.
-        n: samples of each prompt.
         batch_size: prompts completed at a time, n samples each.
         seed: of the sampling.
 
@@ -42,10 +40,9 @@ def best_of_n_rows(
         a row per example: `prompt`, `completion`, `rewards` (name -> score or None), `length` (tokens), `columns`, and
         `first`: the `completion` and `rewards` of the first sample, what plain sampling would have said.
     """
-    best = BestOfN(chooser, processing_class, n)
 
     def choose(prompts: list[Text], columns: dict[str, list[Any]]) -> Chosen:
-        made = generated(model, processing_class, prompts, columns, generation_config, best)
+        made = generated(model, processing_class, prompts, columns, generation_config, decoder)
         at = made.chosen.tolist()
         return Chosen(
             [row[place] for row, place in zip(made.completions, at, strict=True)],

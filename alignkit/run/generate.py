@@ -25,12 +25,11 @@ from alignkit.reward import call_reward, check_columns
 from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.ingredients import build_named_rewards
-from alignkit.run.search import build_search, search_rows
-from alignkit.search_options import SEARCHES, search_settings
+from alignkit.run.search import build_chooser, search_rows
+from alignkit.search_options import OF_SAMPLES, SEARCHES, search_settings
 from alignkit.text import completion_text, prompt_text
 from alignkit.whole_files import write_text
 
-DEFAULT_N = 8
 # what stands beside a completion -> the words for that, and for the completion itself
 BESIDE = {"first": ("first  ", "chosen "), "sample": ("sample ", "found  ")}
 
@@ -45,8 +44,10 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     """
     quiet_hosts()
     settings = search_settings(args)
-    if args.decoder in SEARCHES:
-        build_search(args.decoder, call_reward, None, settings)  # bad settings are told before a model is loaded
+    if args.decoder in OF_SAMPLES and args.n is not None:
+        settings["n"] = args.n
+    if args.decoder != "sample":
+        build_chooser(args.decoder, call_reward, None, settings)  # bad settings are told before a model is loaded
     examples = read_prompts(args.prompts) if args.prompts else [{"prompt": prompt} for prompt in args.prompt]
     rewards = build_named_rewards(args.reward, allow_code=not args.no_code)
     check_columns(rewards, examples[0])
@@ -63,13 +64,11 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.decoder != "sample":
         weights = [spec.get("weight", 1.0) for spec in read_rewards(args.reward, allow_code=not args.no_code).values()]
         chooser = rewards[0] if weights == [1.0] else WeightedSum(rewards, weights)
+        decoder = build_chooser(args.decoder, chooser, tokenizer, settings)
     if args.decoder in SEARCHES:
-        search = build_search(args.decoder, chooser, tokenizer, settings)
-        rows = search_rows(model, tokenizer, wanted, search=search, **how)
-    elif args.decoder == "best_of_n":
-        rows = best_of_n_rows(
-            model, tokenizer, wanted, chooser=chooser, n=DEFAULT_N if args.n is None else args.n, **how
-        )
+        rows = search_rows(model, tokenizer, wanted, search=decoder, **how)
+    elif args.decoder in OF_SAMPLES:
+        rows = best_of_n_rows(model, tokenizer, wanted, decoder=decoder, **how)
     else:
         rows = generate_rows(model, tokenizer, wanted, with_kl=False, decoder=SamplingDecoder(), **how)
     if args.output:

@@ -17,8 +17,8 @@ from alignkit.run.beside import Chosen, generated, rows_beside
 from alignkit.text import Text, is_conversational
 
 
-def build_search(decoder: str, reward: Any, processing_class: Any, settings: dict[str, Any]) -> MCTS | DAS:
-    """The search of a name.
+def build_chooser(decoder: str, reward: Any, processing_class: Any, settings: dict[str, Any]) -> Any:
+    """The decoder of a name that chooses by a reward.
 
     Raises:
         AlignkitError: a setting that is out of its range.

@@ -6,6 +6,7 @@ import torch
 
 from alignkit.advantages import leave_one_out, masked_sum, moments, whiten
 from alignkit.compose import WeightedProduct, WeightedSum
+from alignkit.decoding.log_scores import log_probabilities
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError
 from alignkit.importance import (
@@ -20,7 +21,6 @@ from alignkit.importance import (
 from alignkit.models.scoring import Scores, score_completions
 from alignkit.reward import learned_rewards
 from alignkit.trainers.cooperative_config import CooperativeConfig
-from alignkit.trainers.log_scores import log_probabilities
 from alignkit.trainers.on_policy import OnPolicyTrainer
 from alignkit.trainers.pieces import in_pieces
 from alignkit.trainers.proposals import make_proposal

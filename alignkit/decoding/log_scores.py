@@ -1,14 +1,14 @@
-"""Scores of a rollout as logarithms of probabilities or odds, exact near 0 and 1 where a reward has `log_scores`."""
+"""Scores of completions as logarithms of probabilities or odds, exact near 0 and 1 where a reward has `log_scores`."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
 from alignkit.errors import RewardError
 from alignkit.settings import describe
-from alignkit.text import excerpt
-from alignkit.trainers.rollout import Rollout
+from alignkit.text import Text, excerpt
 
 # above it 1 - score has lost digits: scores are kept in single precision
 _NEAR_ONE = 1 - 1e-4
@@ -16,8 +16,33 @@ _NEAR_ONE = 1 - 1e-4
 _ROUNDING = 0.01
 
 
+class Scored(Protocol):
+    """Completions that F rewards have scored, such as a trainer's rollout.
+
+    Attributes:
+        prompts, completions: B texts each.
+        columns: further columns of the data, B values each.
+        rewards: (B, F) scores, NaN where a reward had no opinion.
+    """
+
+    prompts: list[Text]
+    completions: list[Text]
+    columns: dict[str, list[Any]]
+    rewards: torch.Tensor
+
+
+@dataclass
+class ScoredTexts:
+    """The least that is `Scored`."""
+
+    prompts: list[Text]
+    completions: list[Text]
+    columns: dict[str, list[Any]]
+    rewards: torch.Tensor
+
+
 def log_probabilities(
-    rollout: Rollout, reward_funcs: list, names: list[str], reward_weights: torch.Tensor, odds: bool = False
+    scored: Scored, reward_funcs: list, names: list[str], reward_weights: torch.Tensor, odds: bool = False
 ) -> torch.Tensor:
     """`sum of weight * log score` over the rewards, so that several make a product: (B,), NaN where none has a score.
 
@@ -25,7 +50,7 @@ def log_probabilities(
     how small it was; else its logarithm is -inf. For odds the scores near 1 are asked again, too.
 
     Args:
-        rollout: with its (B, F) `rewards`.
+        scored: completions and their scores.
         reward_funcs: the F rewards.
         names: their log names.
         reward_weights: (F,) of 0 or more; a reward of weight 0 only has a say in which completions are known.
@@ -35,15 +60,14 @@ def log_probabilities(
         RewardError: a score outside of [0, 1], or of 1 where odds are asked for, with the completion that got it; or an
             exact logarithm that is none.
     """
-    scores = rollout.rewards
+    scores = scored.rewards
     wanted = "reward_as='odds'" if odds else "reward_as='probability'"
     wrong = (scores < 0) | (scores > 1)  # not where it is NaN
     if bool(wrong.any()):
         row, place = wrong.nonzero()[0].tolist()
         raise RewardError(
-            f"reward {names[place]!r} gave {float(scores[row, place]):.4g} to {excerpt(rollout.completions[row])!r}; "
-            f"{wanted} takes numbers from 0 to 1: set reward_as='exponential' (and reward_temperature) for other "
-            "rewards"
+            f"reward {names[place]!r} gave {float(scores[row, place]):.4g} to {excerpt(scored.completions[row])!r}; "
+            f"{wanted} takes numbers from 0 to 1: set reward_as='exponential' for other rewards"
         )
     logs = torch.logit(scores) if odds else scores.log()
     for place, reward in enumerate(reward_funcs):
@@ -53,13 +77,13 @@ def log_probabilities(
         rows = unclear.nonzero().flatten().tolist()
         exact = getattr(reward, "log_scores", None)
         if rows and callable(exact):
-            for row, value in zip(rows, _exactly(exact, names, place, rollout, rows), strict=True):
+            for row, value in zip(rows, _exactly(exact, names, place, scored, rows), strict=True):
                 logs[row, place] = _log_odds(value) if odds else value
         certain = (logs[:, place] == torch.inf).nonzero().flatten().tolist()
         if certain:
             advice = "" if callable(exact) else "give it a method log_scores(prompts, completions, **columns), or "
             raise RewardError(
-                f"reward {names[place]!r} gave 1 to {excerpt(rollout.completions[certain[0]])!r}, which has no odds "
+                f"reward {names[place]!r} gave 1 to {excerpt(scored.completions[certain[0]])!r}, which has no odds "
                 f"(1 / 0); {advice}set reward_as='probability'"
             )
     weights = reward_weights.to(logs.device, logs.dtype)
@@ -68,10 +92,10 @@ def log_probabilities(
     return torch.where((~scores.isnan()).any(1), total, torch.nan)
 
 
-def _exactly(log_scores: Any, names: list[str], place: int, rollout: Rollout, rows: list[int]) -> list[float]:
+def _exactly(log_scores: Any, names: list[str], place: int, scored: Scored, rows: list[int]) -> list[float]:
     """What a reward's `log_scores` says of some rows; these have a score, so each has its logarithm."""
-    columns = {key: [values[row] for row in rows] for key, values in rollout.columns.items()}
-    found = log_scores([rollout.prompts[r] for r in rows], [rollout.completions[r] for r in rows], **columns)
+    columns = {key: [values[row] for row in rows] for key, values in scored.columns.items()}
+    found = log_scores([scored.prompts[r] for r in rows], [scored.completions[r] for r in rows], **columns)
     name = names[place]
     if not isinstance(found, list | tuple) or len(found) != len(rows):
         given = f"a list of {len(found)}" if isinstance(found, list | tuple) else describe(found)
@@ -79,11 +103,11 @@ def _exactly(log_scores: Any, names: list[str], place: int, rollout: Rollout, ro
             f"reward {name!r}: log_scores gave {given} for {len(rows)} completions; expected a list of one each"
         )
     for row, value in zip(rows, found, strict=True):
-        score = float(rollout.rewards[row, place])
+        score = float(scored.rewards[row, place])
         number = isinstance(value, int | float) and value <= 0
         if not number or abs(math.exp(value) - score) > _ROUNDING:
             raise RewardError(
-                f"reward {name!r}: log_scores gave {describe(value)} to {excerpt(rollout.completions[row])!r}, whose "
+                f"reward {name!r}: log_scores gave {describe(value)} to {excerpt(scored.completions[row])!r}, whose "
                 f"score is {score:.6g}; expected the score's logarithm, a number of at most 0"
             )
     return [float(value) for value in found]

@@ -1,0 +1,94 @@
+"""Sampling by importance: of n samples of each prompt one is drawn, by weights that a reward gives them.
+
+The more samples, the nearer what comes out is to `q ~ p * D^alpha` itself, which no network has to learn for that.
+
+Sources: Rubin (1987), "The calculation of posterior distributions by data augmentation: comment" (sampling/importance
+resampling); for language models Deng, Bakhtin, Ott, Szlam and Ranzato (2020), "Residual energy-based models for text
+generation", whose energy is minus the log-odds of a discriminator.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from alignkit.decoding.best_of_n import BestOfN
+from alignkit.decoding.log_scores import ScoredTexts, log_probabilities
+from alignkit.decoding.policy_tree import check_number
+from alignkit.errors import ConfigError
+from alignkit.reward import reward_name
+from alignkit.text import Text
+
+READINGS = ("probability", "odds", "exponential")
+
+
+class Resample(BestOfN):
+    """A `custom_generate` callable: draw n samples of each prompt, return one drawn by the weights `D^alpha`.
+
+        model.generate(**inputs, custom_generate=Resample(reward, tokenizer, n=16), prompts=texts, do_sample=True)
+
+    Best of n always takes the one of highest reward, and with many samples all texts become alike; this keeps the
+    variety that the target has. The samples are drawn with the temperature, top-k and top-p of the generation config,
+    and p is what these make of the policy. What comes out is distributed as `p * D^alpha`, normalised, but for a bias
+    of the order 1 / n: n has to be large where few texts have most of the weight.
+
+    With the best discriminator of data and samples of p, `reward_as="odds"` makes the data's own distribution of it,
+    `D / (1 - D) = p_data / p`.
+
+    A candidate on which the reward has no opinion (`None`), or of weight 0, is not drawn; where that is all of them,
+    the first is taken.
+
+    Args:
+        reward: a reward, a name for `load_reward`, or a mapping with `use`.
+        processing_class: the tokenizer of the model that generates.
+        n: samples of each prompt.
+        reward_as: `probability`: the reward is D, from 0 to 1; `odds`: D / (1 - D) of such a reward takes the place of
+            D; `exponential`: the reward is log D, so that any fits. Where a probability rounds to 0 or 1, a reward with
+            a method `log_scores` is asked for its logarithm.
+        alpha: the power.
+
+    Raises:
+        ConfigError: a setting that is out of its range.
+    """
+
+    def __init__(
+        self,
+        reward: Any,
+        processing_class: PreTrainedTokenizerBase,
+        n: int = 8,
+        reward_as: str = "probability",
+        alpha: float = 1.0,
+    ):
+        super().__init__(reward, processing_class, n)
+        if reward_as not in READINGS:
+            raise ConfigError(f"reward_as is one of {', '.join(READINGS)}; got {reward_as!r}")
+        check_number("alpha", alpha)
+        self.reward_as, self.alpha = reward_as, float(alpha)
+
+    def _choose(
+        self,
+        scores: list[float | None],
+        prompts: list[Text],
+        completions: list[Text],
+        columns: Mapping[str, list[Any]],
+        uniform: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Draw by the weights; see `BestOfN._choose`.
+
+        Raises:
+            RewardError: a reward that is no probability, or has no odds, where it is taken for one.
+        """
+        found = torch.tensor([float("nan") if score is None else score for score in scores], dtype=torch.float64)
+        if self.reward_as == "exponential":
+            logs = found
+        else:
+            scored = ScoredTexts(prompts, completions, dict(columns), found[:, None])
+            name, one = reward_name(self.reward), torch.ones(1, dtype=torch.float64)
+            logs = log_probabilities(scored, [self.reward], [name], one, odds=self.reward_as == "odds")
+        logs = torch.where(logs > -torch.inf, self.alpha * logs, -torch.inf).view(-1, self.n)  # NaN is not above
+        logs[~logs.isfinite().any(1), 0] = 0.0  # nothing to choose by: the first
+        luck = torch.rand(len(logs), dtype=torch.float64) if uniform is None else uniform.double().cpu()
+        cumulative = logs.softmax(1).cumsum(1)
+        cumulative /= cumulative[:, -1:].clone()
+        return (cumulative <= luck[:, None]).sum(1).clamp(max=self.n - 1)
