@@ -65,6 +65,35 @@ def test_fewer_steps_than_are_done_are_refused(whole, tiny_quickstart, tmp_path)
         run_recipe(tiny_recipe("ppo", tiny_quickstart, broken, *SAVING, "training.max_steps=4"), resume=True)
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("training.learning_rate=0.5", "training.learning_rate: .*, now: 0.5"),
+        ("training.weight_decay=0.5", "training.weight_decay: None, now: 0.5"),
+        ("training.seed=7", "training.seed: .*, now: 7"),
+    ],
+)
+def test_what_a_checkpoint_brings_along_cannot_be_changed(setting, said, whole, tiny_quickstart, tmp_path):
+    broken = unfinished(whole, tmp_path)
+    before = (broken / "recipe.yaml").read_text()
+    with pytest.raises(AlignkitError, match=rf"begun with another .* \({said}\), which its checkpoints bring along"):
+        run_recipe(tiny_recipe("ppo", tiny_quickstart, broken, *SAVING, setting), resume=True)
+    assert (broken / "recipe.yaml").read_text() == before
+
+
+def test_what_else_changed_is_told(whole, tiny_quickstart, tmp_path, capsys):
+    broken = unfinished(whole, tmp_path)
+    recipe = tiny_recipe(
+        "ppo", tiny_quickstart, broken, *SAVING, "training.num_iterations=4", "training.logging_steps=1",
+        "training.max_steps=9", "evaluation.seed=5",
+    )  # fmt: skip
+    run_recipe(recipe, resume=True)
+    said = capsys.readouterr().out
+    assert "changed since the run was begun: training.max_steps (8 before, 9 now), training.logging_steps (2 " in said
+    assert "evaluation.seed (None before, 5 now)" in said
+    assert lines_of(broken / "metrics.jsonl")[-1]["step"] == 9
+
+
 def test_overrides_may_come_behind_options(whole, tmp_path, capsys):
     recipe = str(whole / "recipe.yaml")
     assert main(["train", recipe, "--overwrite", "training.max_stepz=1", "--dry-run"]) == 2

@@ -1,4 +1,4 @@
-"""Rows of `alignkit generate --decoder best_of_n` and `resample`: of each prompt the completion that was chosen, and the
+"""Rows of `alignkit generate --decoder best_of_n` and `resample`: of each prompt the one that was chosen, and the
 first that was drawn beside it."""
 
 from collections.abc import Sequence

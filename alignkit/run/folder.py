@@ -16,8 +16,9 @@ _run.lock           the process that is at work here; a run that was killed leav
 
 import itertools
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ RUN_FILES = (
     "report.html",
     "health_dump.json",
 )
+# Settings that a checkpoint brings along in the states of optimisers, schedulers and random numbers.
+_IN_CHECKPOINTS = re.compile(
+    r"(training|rewards)\.(.+\.)?(\w*learning_rate|weight_decay|adam_\w+|optim|optim_args|seed|data_seed)"
+)
+_OF_THE_PLACE = ("training.output_dir",)  # a run's folder may have been moved
 
 
 class RunFolder:
@@ -128,10 +134,11 @@ class RunFolder:
         print(f"the finished run in {self.path} is now in {aside}")
 
     def check_continues(self, recipe: Recipe) -> None:
-        """See that the checkpoint to go on from is one of this recipe's.
+        """See that the checkpoint to go on from is one of this recipe's, and say what else changed since it was begun.
 
         Raises:
-            AlignkitError: the run was begun with another model, adapter or trainer, or has more steps behind it already
+            AlignkitError: the run was begun with another model, adapter or trainer, with other settings of what the
+                checkpoint brings along (learning rates, the optimiser, seeds), or has more steps behind it already
                 than the recipe asks for.
         """
         file = self.path / "recipe.yaml"
@@ -145,6 +152,18 @@ class RunFolder:
                 f"{self.path} was begun with another {' and '.join(changed)} ({was}); its checkpoints do not fit. "
                 f"Resume with the recipe in {file}, or choose another training.output_dir"
             )
+        settings = {key: (old, new) for key, old, new in _changes(begun, now) if key not in _OF_THE_PLACE}
+        kept = [key for key in settings if _IN_CHECKPOINTS.fullmatch(key)]
+        if kept:
+            was = "; ".join(f"{key}: {settings[key][0]}, now: {settings[key][1]}" for key in kept)
+            raise AlignkitError(
+                f"{self.path} was begun with another {' and '.join(kept)} ({was}), which its checkpoints bring along: "
+                f"what the recipe says now would change nothing. Resume with the recipe in {file}, or choose another "
+                "training.output_dir"
+            )
+        if settings and self.main:
+            told = ", ".join(f"{key} ({old} before, {new} now)" for key, (old, new) in settings.items())
+            print(f"changed since the run was begun: {told}")
         limit, done = now["training"].get("max_steps") or 0, step_of(self.checkpoint)
         if 0 < limit < done:
             raise AlignkitError(
@@ -253,3 +272,13 @@ def earlier_run(path: Path) -> str | None:
         f"{path} holds checkpoints of an earlier run ({checkpoints[-1].name}); continue it with --resume, "
         "replace it with --overwrite, or choose another training.output_dir"
     )
+
+
+def _changes(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Each setting that differs, with its dotted key and both values; None stands for one that is not given."""
+    if isinstance(old, dict) or isinstance(new, dict):
+        one, other = (value if isinstance(value, dict) else {} for value in (old, new))
+        for key in dict.fromkeys([*one, *other]):
+            yield from _changes(one.get(key), other.get(key), f"{place}.{key}" if place else str(key))
+    elif old != new:
+        yield place, old, new
