@@ -4,7 +4,7 @@ Rows are those of `alignkit.held_out.generate_rows`, or of a run's samples.jsonl
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,10 @@ class Comparison:
 
 
 def compare_rows(
-    systems: Mapping[str, Sequence[Row]], only: Sequence[str] = (), confidence: float = 0.95
+    systems: Mapping[str, Sequence[Row]],
+    only: Sequence[str] = (),
+    confidence: float = 0.95,
+    unlike: Collection[str] = (),
 ) -> Comparison:
     """Every figure that rows have, by system, with the paired difference to the first system.
 
@@ -95,6 +98,9 @@ def compare_rows(
         systems: name -> rows; prompts are paired by their text, the n-th of equal ones with the n-th.
         only: figures to compare, and judges to ask; all when empty.
         confidence: of the intervals.
+        unlike: rewards of one name that are not the same in all systems, such as discriminators that each learned along
+            with a run. Their figures, and the sums with them, are shown without differences, and no verdict rests on
+            them.
 
     Raises:
         DataError: no prompt was answered by all.
@@ -111,11 +117,16 @@ def compare_rows(
     unknown = [name for name in only if name not in names]
     if unknown:
         raise ConfigError(f"no system has the figure {unknown[0]!r}{did_you_mean(unknown[0], names, 99)}")
+    apart = {*(f"rewards/{name}" for name in unlike), *(["reward"] if unlike else [])}
     figures = {
         name: {
             system: standing
             for system in paired
-            if (standing := _standing(name, values[system], None if system == first else values[first], confidence))
+            if (
+                standing := _standing(
+                    name, values[system], None if system == first or name in apart else values[first], confidence
+                )
+            )
         }
         for name in names
     }
@@ -127,7 +138,7 @@ def compare_rows(
     trained = {name for names in rewards.values() for name in names}
     judges = [name for name in metrics if name not in trained and name not in _NO_JUDGES]
     asked = [name for name in judges if name in only] or judges
-    verdicts = [_verdict(system, first, rewards[system], asked, figures) for system in others]
+    verdicts = [_verdict(system, first, rewards[system], asked, figures, unlike) for system in others]
     shown = {name: standings for name, standings in figures.items() if not only or name in only}
     return Comparison(list(paired), len(paired[first]), shown, verdicts)
 
@@ -212,7 +223,12 @@ def _standing(
 
 
 def _verdict(
-    system: str, first: str, rewards: list[str], judges: list[str], figures: dict[str, dict[str, Standing]]
+    system: str,
+    first: str,
+    rewards: list[str],
+    judges: list[str],
+    figures: dict[str, dict[str, Standing]],
+    unlike: Collection[str],
 ) -> str:
     """What a system's training did to its rewards and to its judges, in a sentence."""
 
@@ -222,6 +238,9 @@ def _verdict(
 
     if not rewards:
         return f"{system}: was not trained on a reward"
+    rewards, others = [n for n in rewards if n not in unlike], [n for n in rewards if n in unlike]
+    if not rewards:
+        return f"{system}: {', '.join(others)} is not the same in all systems; only figures of one measure compare"
     trained = {name: found for name in rewards if (found := compared(f"rewards/{name}") or compared(name))}
     if not trained:
         return (

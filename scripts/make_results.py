@@ -20,6 +20,7 @@ from those files.
 import argparse
 import math
 import re
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ INTRO = """# Results
 
 Every figure here is computed from what runs left in `docs/results/`: `results.json`, or `judged.json` where they were
 judged afterwards. Cells are mean ± standard deviation over seeds; *before* is the same model, on the same held-out
-prompts, before training. A study whose folder has a `runs.yaml` is done again by `python scripts/run_study.py NAME`.
+prompts, before training. The commands below a study are those that gave its figures, with the folders of then.
 """
 
 
@@ -177,11 +178,13 @@ def _cell(text: str) -> str:
 
 def origins(study: Study) -> str:
     """The command, data and machine of every run: what it takes to have the figures again."""
-    commands = [f"alignkit {' '.join(run.environment['command'][1:])}" for run in study.runs]
+    commands = [f"alignkit {shlex.join(run.environment['command'][1:])}" for run in study.runs]
+    again = f"python scripts/run_study.py {study.folder.name}"
+    more = f" All of it, training included: `{again}`." if (study.folder / "runs.yaml").is_file() else ""
     machines = sorted({machine(run.environment) for run in study.runs})
     sizes = sorted({rows(run.environment["data"]) for run in study.runs})
     return (
-        f"{len(study.runs)} runs on {'; '.join(machines)}. Data: {'; '.join(sizes)}.\n\n"
+        f"{len(study.runs)} runs on {'; '.join(machines)}. Data: {'; '.join(sizes)}.{more}\n\n"
         + "```text\n"
         + "".join(f"{command}\n" for command in commands)
         + "```\n"

@@ -251,6 +251,10 @@ def main(arguments: list[str] | None = None) -> int:
         gone = shlex.join(str(place) for place, _ in stale)
         raise SystemExit(f"not as runs.yaml and its recipes say now:\n{told}\nto do it again: rm -r {gone}")
     if given.list:
+        there = sorted((RESULTS / given.study).glob("*/seed-*"))
+        seeds = sorted({int(place.name.removeprefix("seed-")) for place in there})
+        shown = f"published: {len(there)} of seeds {', '.join(map(str, seeds))}" if there else "nothing is published"
+        print(f"# {len(jobs)} jobs of seeds {', '.join(map(str, given.seeds or plan['seeds']))}; {shown}")
         for job in jobs:
             state = "done" if not job.commands() else f"after {', '.join(job.needs)}" if job.needs else "to do"
             print(f"# {job.name}: {state}")

@@ -187,6 +187,30 @@ def test_who_searched_and_how_hot_is_said(tmp_path, capsys):
     ]  # fmt: skip
 
 
+def test_rewards_that_learned_apart_get_no_difference_and_no_verdict(tmp_path, capsys):
+    """Each discriminator ends as another judge, even where all began as one."""
+    begun = {"discriminator": {"model": "start", "updates": 2}, "length": {"target": 5}}
+    paths = {}
+    for name, value in (("gan", 0.2), ("gcn", 0.6)):
+        own = rows(trained="discriminator", reward=value, discriminator=value)
+        for row in own:
+            row["rewards"]["length"] = value
+        paths[name] = run_folder(tmp_path / name, own, rewards=begun)
+        (tmp_path / name / "rewards" / "discriminator").mkdir(parents=True)
+    assert main(["compare", paths["gan"], paths["gcn"], "--output", str(tmp_path / "found.json")]) == 0
+    assert "rewards/discriminator is not the same in gan (" in capsys.readouterr().out.replace("\n", " ")
+    found = json.loads((tmp_path / "found.json").read_text())
+    for name in ("reward", "rewards/discriminator"):
+        standing = found["figures"][name]["gcn"]
+        assert standing.pop("mean") == pytest.approx(0.6)
+        assert standing == {"prompts": 40, "difference": None, "interval": None}
+    assert found["figures"]["rewards/length"]["gcn"]["difference"] == pytest.approx(0.4)
+    assert found["verdicts"] == ["gcn: reward up (length), and no judge to say whether rightly; add a metric"]
+    alone = {name: rows(trained="d", reward=value, d=value) for name, value in (("a", 0.1), ("b", 0.9))}
+    [verdict] = compare_rows(alone, unlike=["d"]).verdicts
+    assert verdict == "b: d is not the same in all systems; only figures of one measure compare"
+
+
 def test_files_of_evaluate_are_compared_like_runs(tmp_path, capsys):
     judge = {"evaluation": {"metrics": {"judge": {"use": "a"}}}}
     mle = tmp_path / "mle.json"

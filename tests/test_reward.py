@@ -234,8 +234,8 @@ def test_arrays_and_tensors_are_answers(answer):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ([1.0], "returned 1 values for 2 completions"),
-        ([1.0, 2.0, 3.0], "returned 3 values for 2 completions"),
+        ([1.0], "returned a list of 1 for 2 completions"),
+        ([1.0, 2.0, 3.0], "returned a list of 3 for 2 completions"),
         ([1.0, math.inf], "returned inf"),
         ([math.nan, 1.0], "returned nan"),
         ([10**400, 1.0], "returned inf"),

@@ -127,6 +127,7 @@ def test_one_system_brings_what_it_starts_from_and_nothing_is_run_for_a_list(stu
     assert run_study.main(["small", "--seeds", "7", "--steps", "gan", "--list"]) == 0
     shown = capsys.readouterr().out
     assert [line for line in shown.splitlines() if line[0] == "#"] == [
+        "# 3 jobs of seeds 7; nothing is published",
         "# mle-7: to do", "# discriminator-7: after mle-7", "# gan-7: after discriminator-7, mle-7",
     ]  # fmt: skip
     assert not (study / "calls.txt").exists() and not (study / "runs").exists()

@@ -14,7 +14,7 @@ from alignkit.comparison import Comparison, Row, compare_rows, mean_of_seeds
 from alignkit.errors import DataError
 from alignkit.evaluation import finite
 from alignkit.json_lines import read_json_lines
-from alignkit.models.locating import RUN_RECIPE
+from alignkit.models.locating import RUN_RECIPE, RUN_REWARDS
 from alignkit.run.ending import figure
 from alignkit.whole_files import write_text
 
@@ -38,7 +38,10 @@ def compare_runs(
     """
     systems = _systems([str(run) for run in runs])
     given = {name: {str(run): _rows_after(run) for run in seeds} for name, seeds in systems.items()}
-    found = compare_rows({name: mean_of_seeds(seeds) for name, seeds in given.items()}, metrics)
+    recipes = {name if len(seeds) == 1 else str(run): _recipe(run) for name, seeds in systems.items() for run in seeds}
+    differing = _differing(recipes)
+    unlike = {name.removeprefix("rewards/") for name in differing if name.startswith("rewards/")}
+    found = compare_rows({name: mean_of_seeds(seeds) for name, seeds in given.items()}, metrics, unlike=unlike)
     console = Console()
     console.print(_table(found))
     for name, seeds in given.items():
@@ -48,9 +51,7 @@ def compare_runs(
                 console.print(
                     f"{who}: {len(own) - found.prompts} of {len(own)} prompts are not shared by all, left out"
                 )
-    remarks = _differing(
-        {name if len(seeds) == 1 else str(run): _recipe(run) for name, seeds in systems.items() for run in seeds}
-    )
+    remarks = [line for lines in differing.values() for line in lines]
     for line in [*remarks, *found.verdicts]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if output is not None:
@@ -110,11 +111,15 @@ def _recipe(run: Path) -> dict[str, Any]:
     if run.is_file():
         return read_judged(run).get("recipe") or {}
     file = run / RUN_RECIPE
-    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+    recipe = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
+    for name, spec in (recipe.get("rewards") or {}).items():
+        if (run / RUN_REWARDS / name).is_dir() or (run / RUN_REWARDS / f"{name}.pt").is_file():
+            recipe["rewards"][name] = {**(spec or {}), "learned in": str(run)}
+    return recipe
 
 
-def _differing(recipes: dict[str, dict[str, Any]]) -> list[str]:
-    """Where one name stands for different measures, whose figures do not compare."""
+def _differing(recipes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Names that stand for different measures, whose figures do not compare, and remarks on them."""
     measures: dict[str, dict[str, Any]] = {"what completed the prompts": {r: _completer(o) for r, o in recipes.items()}}
     for run, recipe in recipes.items():
         for name, spec in (recipe.get("rewards") or {}).items():
@@ -122,14 +127,18 @@ def _differing(recipes: dict[str, dict[str, Any]]) -> list[str]:
             measures.setdefault(f"rewards/{name}", {})[run] = own
         for name, spec in ((recipe.get("evaluation") or {}).get("metrics") or {}).items():
             measures.setdefault(name, {})[run] = spec
-    remarks = []
+    remarks: dict[str, list[str]] = {}
     for name, of_runs in measures.items():
         first, *others = of_runs
         differ = [run for run in others if of_runs[run] != of_runs[first]]
+        if not differ:
+            continue
         shown = differ if len(differ) <= _MOST_REMARKS else differ[:1]
-        remarks += [f"{name} is not the same in {first} ({of_runs[first]}) and {run} ({of_runs[run]})" for run in shown]
+        remarks[name] = [
+            f"{name} is not the same in {first} ({of_runs[first]}) and {run} ({of_runs[run]})" for run in shown
+        ]
         if len(shown) < len(differ):
-            remarks.append(f"{name} is not that of {first} in {len(differ) - 1} more")
+            remarks[name].append(f"{name} is not that of {first} in {len(differ) - 1} more")
     return remarks
 
 
