@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left, pad_right
+from alignkit.decoding.prompts import behind, decode_completions, encode_prompts, pad_left, pad_right
 from alignkit.decoding.sampling import Decoder, SamplingDecoder
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import add_scoring, score_completions
@@ -91,7 +91,9 @@ def generate_rows(
                     if (score_references)
                     else [{}] * len(chosen)
                 )
-            completions = decode_completions(processing_class, made.ids(), is_conversational(prompts[0]))
+            completions = decode_completions(
+                processing_class, made.ids(), is_conversational(prompts[0]), behind(model, prompts)
+            )
             scored = {
                 name: call_reward(func, prompts, completions, columns=columns, completion_ids=made.ids(), name=name)
                 for name, func in zip(names, reward_funcs, strict=True)

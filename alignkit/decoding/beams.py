@@ -80,7 +80,9 @@ class BeamReading:
         rows = len(search.prompts)
         limit = rows * settings.beams * (search.length + 1)
         self.policy = PolicyTree(search, limit, with_allowed=settings.policy_share > 0)
-        self.scorer = prefix_scorer(settings.reward, search.prompts, settings.processing_class, search.columns)
+        self.scorer = prefix_scorer(
+            settings.reward, search.prompts, settings.processing_class, search.columns, search.behind is not None
+        )
         self.scored = rows
         self.following = self.policy.begin()
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import ModelOutput
 
 from alignkit.compose import as_reward
-from alignkit.decoding.prompts import decode_completions, texts_of_rows
+from alignkit.decoding.prompts import behind, decode_completions, texts_of_rows
 from alignkit.decoding.sampling import SamplingLoop, mask_is_not_forgotten, weights_are_shared
 from alignkit.errors import ConfigError
 from alignkit.reward import call_reward, in_evaluation, scalar_score
@@ -124,7 +124,7 @@ class BestOfN:
             sequences = loop(model, ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
         drawn, mask = loop.drawn()
         rows = [row[keep].tolist() for row, keep in zip(drawn.cpu(), mask.bool().cpu(), strict=True)]
-        completions = decode_completions(self.processing_class, rows, is_conversational(texts[0]))
+        completions = decode_completions(self.processing_class, rows, is_conversational(texts[0]), behind(model, texts))
         with in_evaluation([self.reward]):
             found = call_reward(self.reward, texts, completions, columns=columns, completion_ids=rows)
             scores = [scalar_score(score) for score in found]

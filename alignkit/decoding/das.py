@@ -145,7 +145,9 @@ class DAS:
             sequences = search.padded(ids)
             if not generation_config.return_dict_in_generate:
                 return sequences
-            scorer = TextScorer(self.reward, search.prompts, self.processing_class, search.columns)
+            scorer = TextScorer(
+                self.reward, search.prompts, self.processing_class, search.columns, search.behind is not None
+            )
             rewards = scorer.scores(range(len(search.prompts)), ids)
         log_probs = torch.zeros((len(ids), max(map(len, ids))), dtype=torch.float64)
         for row, text in enumerate(best):
@@ -157,6 +159,8 @@ class DAS:
             scores=None if self.samples else torch.tensor([text.score for text in best], dtype=torch.float64),
             log_probs=log_probs.to(input_ids.device, torch.promote_types(model.dtype, torch.float32)),
             log_density=density if self.samples else None,
-            completions=decode_completions(self.processing_class, ids, is_conversational(search.prompts[0])),
+            completions=decode_completions(
+                self.processing_class, ids, is_conversational(search.prompts[0]), search.behind
+            ),
             completion_ids=ids,
         )

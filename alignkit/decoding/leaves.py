@@ -80,7 +80,7 @@ class Evaluation:
         self.search, self.tree, self.policy, self.uniform = search, tree, policy, uniform
         self.rollout_temperature = rollout_temperature
         self.reward = reward
-        asked = (reward, search.prompts, processing_class, search.columns)
+        asked = (reward, search.prompts, processing_class, search.columns, search.behind is not None)
         self.whole = TextScorer(*asked) if rollouts else None
         self.scorer = None if rollouts else prefix_scorer(*asked)
         self.scored = len(search.prompts)  # nodes of the scorer

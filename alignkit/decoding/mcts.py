@@ -177,7 +177,9 @@ class MCTS:
             sequences = search.padded(growth.completion_ids)
             if not generation_config.return_dict_in_generate:
                 return sequences
-            scorer = TextScorer(self.reward, search.prompts, self.processing_class, search.columns)
+            scorer = TextScorer(
+                self.reward, search.prompts, self.processing_class, search.columns, search.behind is not None
+            )
             rewards = scorer.scores(range(len(search.prompts)), growth.completion_ids)
         device = input_ids.device
         log_probs = torch.zeros((len(sequences), sequences.shape[1] - search.ids.shape[1]), dtype=torch.float64)
@@ -190,7 +192,7 @@ class MCTS:
             rewards=torch.tensor(rewards),
             log_probs=log_probs.to(device, torch.promote_types(model.dtype, torch.float32)),
             log_density=density,
-            completions=decode_completions(self.processing_class, growth.completion_ids, conversational),
+            completions=decode_completions(self.processing_class, growth.completion_ids, conversational, search.behind),
             completion_ids=growth.completion_ids,
             steps=growth.steps,
             evaluations=growth.evaluation.calls,

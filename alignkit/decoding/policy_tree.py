@@ -23,7 +23,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from alignkit.decoding.prompts import check_room, texts_of_rows
+from alignkit.decoding.prompts import behind, check_room, texts_of_rows
 from alignkit.errors import ConfigError
 from alignkit.models.tree import TreeReader
 from alignkit.text import Text
@@ -87,6 +87,11 @@ class Search:
     pad: int
     processors: Any
     inputs: dict[str, Any]
+
+    @property
+    def behind(self) -> Sequence[Text] | None:
+        """The prompts, where completions go on from them; see `decode_completions`."""
+        return behind(self.model, self.prompts)
 
     def padded(self, completion_ids: list[list[int]], begun: bool = True) -> torch.Tensor:
         """(B, L + T) sequences padded on the right; (B, T) completions alone where they have not `begun`."""

@@ -26,6 +26,7 @@ class TextScorer:
         prompts: B prompts as the reward reads them.
         processing_class: the tokenizer that wrote the tokens.
         columns: further columns, B values each.
+        continues: whether the tokens go on from the prompts, as a causal model's do and an encoder-decoder's do not.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class TextScorer:
         prompts: list[Text],
         processing_class: PreTrainedTokenizerBase,
         columns: Mapping[str, list[Any]],
+        continues: bool = True,
     ):
+        self.continues = continues
         self.reward, self.prompts, self.processing_class, self.columns = reward, prompts, processing_class, columns
         self.nodes = Nodes(len(prompts), np.zeros((len(prompts), 0)))
 
@@ -54,10 +57,17 @@ class TextScorer:
         """Scores of completions, given as token ids, of the prompts `rows`."""
         prompts = [self.prompts[row] for row in rows]
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        texts = decode_completions(self.processing_class, completion_ids, is_conversational(self.prompts[0]))
+        texts = self.texts(prompts, completion_ids)
         found = call_reward(self.reward, prompts, texts, columns=columns, completion_ids=completion_ids)
         scores = [scalar_score(score) for score in found]
         return [NO_OPINION if score is None else score for score in scores]
+
+    def texts(self, prompts: list[Text], completion_ids: list[list[int]]) -> list[Text]:
+        """Completions of as many prompts as text, as the reward reads them."""
+        conversational = is_conversational(self.prompts[0])
+        return decode_completions(
+            self.processing_class, completion_ids, conversational, prompts if self.continues else None
+        )
 
 
 class PartsScorer:
@@ -84,13 +94,17 @@ class PartsScorer:
 
 
 def prefix_scorer(
-    reward: Any, prompts: list[Text], processing_class: PreTrainedTokenizerBase, columns: Mapping[str, list[Any]]
+    reward: Any,
+    prompts: list[Text],
+    processing_class: PreTrainedTokenizerBase,
+    columns: Mapping[str, list[Any]],
+    continues: bool = True,
 ) -> PrefixScorer:
     """The reward's own scorer of beginnings where it has one for this tokenizer, else a `TextScorer`; of a weighted sum
-    or product one that asks each part in its own way."""
+    or product one that asks each part in its own way. `continues` as there."""
     asked = (prompts, processing_class, columns)
     own = reward.begin(*asked) if isinstance(reward, PrefixReward) else None
     if own is None and isinstance(reward, WeightedSum):
-        parts = [prefix_scorer(part, *asked) for part in reward.rewards]
+        parts = [prefix_scorer(part, *asked, continues) for part in reward.rewards]
         own = None if all(type(part) is TextScorer for part in parts) else PartsScorer(reward, parts)
-    return TextScorer(reward, *asked) if own is None else own
+    return TextScorer(reward, *asked, continues) if own is None else own

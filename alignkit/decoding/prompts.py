@@ -1,6 +1,6 @@
 """Prompts to token ids and completions back to text, plain or conversational, for trainers and decoders alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.errors import ConfigError, DataError
 from alignkit.text import Text, is_conversational
+
+_BLANK = "\u2581"  # how SentencePiece writes the blank before a word
 
 
 def encode_prompts(
@@ -82,11 +84,45 @@ def _pad(rows: list[list[int]], pad_token_id: int, device: Any, left: bool) -> t
 
 
 def decode_completions(
-    processing_class: PreTrainedTokenizerBase, completion_ids: list[list[int]], conversational: bool
+    processing_class: PreTrainedTokenizerBase,
+    completion_ids: list[list[int]],
+    conversational: bool,
+    behind: Sequence[Text] | None = None,
 ) -> list[Text]:
-    """Text of each completion without special tokens; one assistant message each if `conversational`."""
+    """Text of each completion without special tokens; one assistant message each if `conversational`.
+
+    Args:
+        processing_class: the tokenizer that wrote them.
+        completion_ids: B lists of token ids.
+        conversational: whether the prompts are messages.
+        behind: B prompts that the completions go on from, where a causal model wrote them. The tokenizers of
+            SentencePiece (Llama, Mistral, Gemma) drop the blank before a text's first word, which a continuation needs.
+    """
     texts = processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-    return [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
+    if conversational:
+        return [[{"role": "assistant", "content": text}] for text in texts]
+    if behind is None:
+        return texts
+    special = set(processing_class.all_special_ids)
+    for row, (ids, prompt) in enumerate(zip(completion_ids, behind, strict=True)):
+        first = next((token for token in ids if token not in special), None)
+        if first is None or not _ends_with_a_word(processing_class, prompt) or texts[row][:1].isspace():
+            continue
+        if processing_class.convert_ids_to_tokens(int(first)).startswith(_BLANK):
+            texts[row] = " " + texts[row]
+    return texts
+
+
+def behind(model: PreTrainedModel, prompts: Sequence[Text]) -> Sequence[Text] | None:
+    """The prompts, where the model's completions go on from them: not those of an encoder-decoder."""
+    return None if model.config.is_encoder_decoder else prompts
+
+
+def _ends_with_a_word(processing_class: PreTrainedTokenizerBase, prompt: Text) -> bool:
+    """Whether a blank in front of what follows would be the only one there."""
+    if not isinstance(prompt, str) or not prompt or prompt[-1].isspace():
+        return False
+    return not prompt.endswith(tuple(processing_class.all_special_tokens) or ("\0",))
 
 
 def texts_of_rows(

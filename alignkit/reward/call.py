@@ -156,7 +156,7 @@ def _checked(
     values = [_plain(value) for value in answer]
     if len(values) != count:
         raise RewardValueError(
-            f"reward '{name}' returned a list of {len(values)} for {count} completions; expected one for each completion, "
+            f"reward '{name}' returned a list of {len(values)} for {count} completions; expected one for each, "
             "None where it has no opinion"
         )
     unit = granularity(reward)

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from alignkit.decoding.choosing import CHOOSERS
 from alignkit.decoding.das import DAS
 from alignkit.decoding.mcts import MCTS
-from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
+from alignkit.decoding.prompts import behind, decode_completions, encode_prompts, pad_left
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import AlignkitError, ConfigError
 from alignkit.held_out import Row
@@ -62,7 +62,7 @@ def search_rows(
             model, *pad_left(encode_prompts(processing_class, prompts), pad, device), generation_config
         )
         found = generated(model, processing_class, prompts, columns, generation_config, search)
-        plain = decode_completions(processing_class, drawn.ids(), is_conversational(prompts[0]))
+        plain = decode_completions(processing_class, drawn.ids(), is_conversational(prompts[0]), behind(model, prompts))
         densities = [] if found.log_density is None else found.log_density.tolist()
         more = [{"log_density": density} for density in densities]
         return Chosen(found.completions, found.completion_ids, plain, drawn.ids(), more)

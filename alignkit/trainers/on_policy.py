@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from alignkit.advantages import KLController, kl_estimate, masked_sum, moments, token_rewards, whiten
-from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left, pad_right
+from alignkit.decoding.prompts import behind, decode_completions, encode_prompts, pad_left, pad_right
 from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder, generation_config_for
 from alignkit.errors import ConfigError
 from alignkit.losses import approximate_kl
@@ -160,7 +160,9 @@ class OnPolicyTrainer(
         columns = {key: [e[key] for e in examples] for key in examples[0] if key not in ("prompt", "completion")}
         with self.phase("sample"):
             made = self._complete(prompts, columns, decoder)
-        completions = decode_completions(self.processing_class, made.ids(), is_conversational(prompts[0]))
+        completions = decode_completions(
+            self.processing_class, made.ids(), is_conversational(prompts[0]), behind(self.model, prompts)
+        )
         return Rollout(prompts, completions, columns, made)
 
     def score(self, rollout: Rollout) -> Rollout:

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from alignkit.decoding.prefix_scores import NO_OPINION, TextScorer
-from alignkit.decoding.prompts import decode_completions, pad_left
-from alignkit.text import is_conversational
+from alignkit.decoding.prompts import pad_left
 from alignkit_rewards.discriminator.texts import Reader
 
 
@@ -80,10 +79,11 @@ class TextBeginnings(TextScorer):
     def scores(self, rows: Sequence[int], completion_ids: list[list[int]]) -> list[float]:
         """Probabilities for completions, given as the policy's token ids, of the prompts `rows`."""
         end = self.processing_class.eos_token_id
-        texts = decode_completions(self.processing_class, completion_ids, is_conversational(self.prompts[0]))
+        prompts = [self.prompts[row] for row in rows]
+        texts = self.texts(prompts, completion_ids)
         reader = self.reward.learner().reader
         ended = [bool(ids) and ids[-1] == end for ids in completion_ids]
-        odds = reader.log_odds(reader.encode([self.prompts[row] for row in rows], texts, ended))
+        odds = reader.log_odds(reader.encode(prompts, texts, ended))
         return [NO_OPINION if value != value else score for value, score in zip(odds, probabilities(odds), strict=True)]
 
 

@@ -1,0 +1,115 @@
+"""A completion goes on from its prompt: joined, they are what the tokens say, also where SentencePiece wrote."""
+
+import os
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from alignkit import DAS, MCTS, BestOfN
+from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
+from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
+from alignkit.held_out import generate_rows
+from alignkit.models.loading import load_tokenizer
+from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
+
+WORDS = ["<pad>", "<eos>", "<unk>", "▁once", "▁upon", "▁a", "▁time", "s", "\n"]
+
+
+def like_llama() -> PreTrainedTokenizerFast:
+    """Words that carry the blank before them, which decoding drops at the beginning of a text."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+def ids_of(*words: str) -> list[int]:
+    return [WORDS.index(word) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "text"),
+    [
+        ("once", ("▁upon", "▁a", "<eos>"), " upon a"),
+        ("once", ("<eos>", "▁upon"), " upon"),
+        ("once", ("s", "▁upon"), "s upon"),
+        ("once\n", ("▁upon",), "upon"),
+        ("once ", ("▁upon",), "upon"),
+        ("<eos>", ("▁once", "▁upon"), "once upon"),
+        ("", ("▁once",), "once"),
+        ("once", ("<eos>",), ""),
+        ("once", (), ""),
+        ("once", ("\n", "▁a"), "\n a"),
+    ],
+)
+def test_the_blank_before_the_first_word_is_kept_where_a_word_stands_before_it(prompt, words, text):
+    tokenizer = like_llama()
+    assert decode_completions(tokenizer, [ids_of(*words)], False, [prompt]) == [text]
+    plain = decode_completions(tokenizer, [ids_of(*words)], False)
+    assert plain == [text.removeprefix(" ")]  # an encoder-decoder begins a text of its own
+    message = decode_completions(tokenizer, [ids_of(*words)], True, [[{"role": "user", "content": prompt}]])
+    assert message == [[{"role": "assistant", "content": plain[0]}]]
+
+
+def test_joined_they_are_what_the_tokens_say():
+    tokenizer = like_llama()
+    whole = ids_of("▁once", "▁upon", "▁a", "s", "▁time")
+    for border in range(1, 5):
+        given = tokenizer.decode(whole[:border])
+        [text] = decode_completions(tokenizer, [whole[border:]], False, [given])
+        assert given + text == tokenizer.decode(whole)
+
+
+def test_other_tokenizers_are_left_alone():
+    tokenizer = tiny_tokenizer()
+    ids = [tokenizer(" good film").input_ids, tokenizer("good").input_ids]
+    assert decode_completions(tokenizer, ids, False, ["a", "a"]) == tokenizer.batch_decode(
+        ids, skip_special_tokens=True
+    )
+
+
+def seen_by(use, model) -> list[str]:
+    """What a reward reads of the completions."""
+    tokenizer, read = like_llama(), []
+
+    def watch(prompts, completions, **columns):
+        read.extend(text for text in completions if text.strip() and text[:1] not in "s\n")
+        return [0.5] * len(completions)
+
+    config = generation_config_for(model, tokenizer, max_new_tokens=4)
+    torch.manual_seed(0)
+    if use == "rows":
+        generate_rows(
+            model, tokenizer, [{"prompt": "once"}] * 24, reward_funcs=[watch], with_kl=False, generation_config=config,
+            decoder=SamplingDecoder(),
+        )  # fmt: skip
+        return read
+    decoder = {
+        "best_of_n": lambda: BestOfN(watch, tokenizer, 2),
+        "mcts": lambda: MCTS(watch, tokenizer, simulations=4, value="rollout", rollout_temperature=1.0),
+        "das": lambda: DAS(watch, tokenizer, sample=True),
+    }[use]()
+    ids, mask = pad_left(encode_prompts(tokenizer, ["once"] * 24), tokenizer.pad_token_id)
+    config.return_dict_in_generate = True
+    out = model.generate(
+        input_ids=ids, attention_mask=mask, generation_config=config, custom_generate=decoder, prompts=["once"] * 24
+    )
+    texts = [text for group in out.completions for text in group] if use == "best_of_n" else out.completions
+    return [*read, *(text for text in texts if text.strip() and text[:1] not in "s\n")]
+
+
+@pytest.mark.parametrize("use", ["rows", "best_of_n", "mcts", "das"])
+def test_rewards_read_it_so_everywhere(use):
+    texts = seen_by(use, tiny_causal_lm(vocab_size=len(WORDS)))
+    assert len(texts) > 2 and all(text.startswith(" ") for text in texts)
+    texts = seen_by(use, tiny_seq2seq(vocab_size=len(WORDS)))
+    assert len(texts) > 2 and not any(text.startswith(" ") for text in texts)
+
+
+@pytest.mark.skipif(not os.environ.get("ALIGNKIT_MODELS"), reason="needs stories260K in ALIGNKIT_MODELS")
+def test_with_a_tokenizer_of_llama():
+    tokenizer = load_tokenizer("stories260K")
+    ids = tokenizer("Once upon a time", add_special_tokens=False).input_ids
+    assert decode_completions(tokenizer, [ids[1:]], False, ["Once"]) == [" upon a time"]
