@@ -42,7 +42,14 @@ def check_decoder(args: argparse.Namespace) -> None:
         raise AlignkitError(f"--decoder {args.decoder} samples, and --temperature 0 does not; take one above 0")
     if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
         raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
-    search_settings(args)
+    given = search_settings(args)
+    drawn = {"visit_temperature", "policy_share", "rollout_temperature", "sample"} & set(given)
+    if args.decoder in SEARCHES and args.count > 1 and not drawn:
+        how = "--visit-temperature 1" if args.decoder == "mcts" else "--sample"
+        raise AlignkitError(
+            f"--count {args.count}: --decoder {args.decoder} takes the best token and would find the same text "
+            f"{args.count} times; let it draw with {how}"
+        )
 
 
 def search_settings(args: argparse.Namespace) -> dict[str, Any]:

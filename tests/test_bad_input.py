@@ -86,7 +86,10 @@ FAULTS = {
     "a reward that raises": ({"reward": "raises"}, ["reward 'raises'", "KeyError", "lexicon entry 'good'"]),
     "a reward that returns inf": ({"reward": "infinite"}, ["reward 'infinite'", "inf", "the"]),
     "a reward that returns nan": ({"reward": "undefined"}, ["reward 'undefined'", "nan"]),
-    "a reward of the wrong length": ({"reward": "too_few"}, ["reward 'too_few' returned a list of 1 for 2 completions"]),
+    "a reward of the wrong length": (
+        {"reward": "too_few"},
+        ["reward 'too_few' returned a list of 1 for 2 completions"],
+    ),
     "a reward that returns text": ({"reward": "text"}, ["reward 'text'", "good"]),
     "a missing column": (
         {"reward": "needs_persona"},

@@ -169,3 +169,26 @@ def test_a_reward_below_zero_is_warned_of_once_and_no_opinion_is_shown(folders, 
     (here / "mine.py").write_text("def silent(completions, **columns):\n    return [None] * len(completions)\n")
     assert main([*ask, "--decoder", "mcts", "--reward", "mine.py:silent"]) == 0
     assert "silent no opinion" in capsys.readouterr().out
+
+
+def test_messages_stand_on_lines_of_their_own_and_need_a_chat_template(here, tmp_path, capsys):
+    tokenizer = tiny_tokenizer()
+    (tmp_path / "said.jsonl").write_text('{"prompt": [{"role": "user", "content": "it was"}]}\n')
+    ask = ["--prompts", str(tmp_path / "said.jsonl"), "--max-new-tokens", "3"]
+    for name in ("text", "messages"):
+        tiny_causal_lm().save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    assert main(["generate", str(tmp_path / "messages"), *ask]) == 0
+    assert "user: it was\n" in capsys.readouterr().out
+    assert main(["generate", str(tmp_path / "text"), *ask]) == 2
+    assert "the prompts are messages, and the tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("decoder", "draws"), [("mcts", "--visit-temperature 1"), ("das", "--sample")])
+def test_several_of_a_search_that_draws_nothing_are_refused(decoder, draws, capsys):
+    ask = ["generate", "nowhere", "--prompt", "it", "--decoder", decoder, "--reward", "length", "--count", "3"]
+    assert main(ask) == 2
+    assert f"would find the same text 3 times; let it draw with {draws}" in capsys.readouterr().err
+    assert main([*ask, *draws.split()]) == 2
+    assert "the same text" not in capsys.readouterr().err  # but there is no such model

@@ -18,9 +18,15 @@ def encode_prompts(
     """Token ids of each prompt; messages go through the chat template with the generation prompt added.
 
     Raises:
-        DataError: a prompt without tokens, from which a causal model cannot begin.
+        DataError: a prompt without tokens, from which a causal model cannot begin; messages for a tokenizer without a
+            chat template.
     """
     if is_conversational(prompts[0]):
+        if getattr(processing_class, "chat_template", "") is None:
+            raise DataError(
+                f"the prompts are messages, and the tokenizer {getattr(processing_class, 'name_or_path', '')!r} has no "
+                "chat template to write them by; give prompts as text, or take a model that was trained on messages"
+            )
         encoded = processing_class.apply_chat_template(
             prompts, add_generation_prompt=True, tokenize=True, return_dict=True, **(chat_template_kwargs or {})
         )["input_ids"]

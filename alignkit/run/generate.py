@@ -141,8 +141,10 @@ def _say_how_turns_end(model: str, examples: list[dict[str, Any]]) -> None:
 def _show(rows: list[dict[str, Any]], console: Console, apart: bool, unsaid: list[str]) -> None:
     for row in rows:
         # the token that begins a text is nothing to read
-        prompt = "" if row["prompt"] in unsaid else f"[dim]{escape(prompt_text(row['prompt']))}[/dim]"
-        prompt += "\n" if apart and prompt and not prompt_text(row["prompt"]).endswith("\n") else ""
+        given = prompt_text(row["prompt"])
+        prompt = "" if row["prompt"] in unsaid else f"[dim]{escape(given)}[/dim]"
+        on_its_own = apart or not isinstance(row["prompt"], str)
+        prompt += "\n" if on_its_own and prompt and not given.endswith("\n") else ""
         beside = next((key for key in BESIDE if key in row), None)
         labels = BESIDE[beside] if beside else ("", "")
         for label, said in zip(labels, (row[beside] if beside else None, row), strict=True):
