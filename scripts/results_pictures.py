@@ -77,6 +77,8 @@ def draw_temperatures(study: "Study", target: Path) -> None:
             _draw_differences(row[1], judged, x, y)
         except DataError as error:
             raise SystemExit(f"{study.folder}: {error}") from error
+        row[0].get_legend().remove()  # beside the panels it hides nothing
+        row[0].figure.legend(*row[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
         for axes in row:
             axes.set_xlabel(axis_label(x))
 
