@@ -166,6 +166,17 @@ def test_a_reward_below_zero_is_warned_of_once_and_no_opinion_is_shown(folders, 
         assert main([*ask, "--decoder", "mcts", "--reward", "mine.py:long"]) == 0
     warned = [record.getMessage() for record in caplog.records if "never visited counts 0" in record.getMessage()]
     assert len(warned) == 1 and "{use: squash, reward: long, kind: sigmoid}" in warned[0]
+    caplog.clear()
+    (here / "mine.py").write_text(
+        "def big(completions, **columns):\n    return [40.0] * len(completions)\n\n\n"
+        "def low(completions, **columns):\n    return [-90.0] * len(completions)\n"
+    )
+    with caplog.at_level(logging.WARNING):
+        assert main([*ask, "--decoder", "mcts", "--reward", "mine.py:big"]) == 0
+        assert main([*ask, "--decoder", "mcts", "--reward", "mine.py:big", "--reward", "mine.py:low"]) == 0
+    warned = [record.getMessage() for record in caplog.records if "reward '" in record.getMessage()]
+    assert len(warned) == 2 and "reward 'big' gave 40: above 1 values outweigh the policy's prior" in warned[0]
+    assert "reward 'weighted_sum' gave -50" in warned[1] and "Bend those of its rewards (big, low)" in warned[1]
     (here / "mine.py").write_text("def silent(completions, **columns):\n    return [None] * len(completions)\n")
     assert main([*ask, "--decoder", "mcts", "--reward", "mine.py:silent"]) == 0
     assert "silent no opinion" in capsys.readouterr().out

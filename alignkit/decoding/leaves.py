@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alignkit.compose import WeightedSum
 from alignkit.decoding.policy_tree import NextTokens, PolicyTree, Search
 from alignkit.decoding.prefix_scores import TextScorer, prefix_scorer
 from alignkit.decoding.sampling import draw
@@ -14,21 +15,33 @@ from alignkit.decoding.search_tree import SearchTree
 from alignkit.reward import reward_name
 
 logger = logging.getLogger(__name__)
-_said: set[str] = set()
+_said: set[tuple[str, str]] = set()
 
 
-def _say_that_values_are_negative(name: str, value: float) -> None:
-    """Once for each reward."""
-    if name not in _said:
-        _said.add(name)
+def _say_that_values_are_out_of_range(reward: Any, values: np.ndarray) -> None:
+    """Once for each reward and side."""
+    name, low, high = reward_name(reward), float(np.nanmin(values)), float(np.nanmax(values))
+    advice = f"Bend the reward into 0 to 1, by {{use: squash, reward: {name}, kind: sigmoid}}"
+    if isinstance(reward, WeightedSum):
+        parts = ", ".join(map(reward_name, reward.rewards))
+        advice = (
+            f"Bend those of its rewards ({parts}) that leave 0 to 1, by {{use: squash, reward: ..., kind: sigmoid}}"
+        )
+    advice += " or alignkit.compose.Squash(reward, 'sigmoid')"
+    if low < 0 and (name, "low") not in _said:
+        _said.add((name, "low"))
         logger.warning(
             "reward %r gave %.4g, and a child that was never visited counts 0: below 0 the search turns away from what "
-            "it knows. Bend the reward into 0 to 1, by {use: squash, reward: %s, kind: sigmoid} or "
-            "alignkit.compose.Squash(reward, 'sigmoid')",
-            name,
-            value,
-            name,
-        )
+            "it knows. %s",
+            name, low, advice,
+        )  # fmt: skip
+    if high > 1 and (name, "high") not in _said:
+        _said.add((name, "high"))
+        logger.warning(
+            "reward %r gave %.4g: above 1 values outweigh the policy's prior, and the first good child is never left. "
+            "%s, or raise exploration as far",
+            name, high, advice,
+        )  # fmt: skip
 
 
 @dataclass
@@ -117,8 +130,8 @@ class Evaluation:
             self._expand(leaves.nodes[on], found)
         if self.whole is not None:
             values = self._rollouts(leaves, on, scores)
-        if (values < 0).any():
-            _say_that_values_are_negative(reward_name(self.reward), float(np.nanmin(values)))
+        if ((values < 0) | (values > 1)).any():
+            _say_that_values_are_out_of_range(self.reward, values)
         values = np.where(np.isnan(values), 0.0, values)
         tree.value[leaves.nodes[~on]] = values[~on]  # only an end of a text is ever come to again
         return values
