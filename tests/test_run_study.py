@@ -242,6 +242,8 @@ def test_stopped_it_ends_what_it_began_and_goes_on_later(study, sign):
     edited(study / "program.py", begin, slow + "        import time; time.sleep(100)")
     (study / "slow.txt").write_text("")
     code = (
+        # as from a terminal: what a script starts in the background ignores Ctrl-C
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'scripts')!r}]\n"
         f"from pathlib import Path; import run_study; run_study.ROOT = Path({str(study)!r})\n"
         "run_study.RESULTS = run_study.ROOT / 'docs/results'\n"
