@@ -22,7 +22,8 @@ def encode_prompts(
             chat template.
     """
     if is_conversational(prompts[0]):
-        if getattr(processing_class, "chat_template", "") is None:
+        given = "chat_template" in (chat_template_kwargs or {})
+        if not given and getattr(processing_class, "chat_template", "") is None:
             raise DataError(
                 f"the prompts are messages, and the tokenizer {getattr(processing_class, 'name_or_path', '')!r} has no "
                 "chat template to write them by; give prompts as text, or take a model that was trained on messages"
@@ -128,7 +129,7 @@ def _ends_with_a_word(processing_class: PreTrainedTokenizerBase, prompt: Text) -
     """Whether a blank in front of what follows would be the only one there."""
     if not isinstance(prompt, str) or not prompt or prompt[-1].isspace():
         return False
-    return not prompt.endswith(tuple(processing_class.all_special_tokens) or ("\0",))
+    return not prompt.endswith(tuple(processing_class.all_special_tokens))
 
 
 def texts_of_rows(
