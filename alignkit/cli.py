@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from alignkit import __version__, cli_rewards
+from alignkit.arguments import Parser
 from alignkit.errors import AlignkitError
 from alignkit.launcher import end_with_launcher
 from alignkit.search_options import check_decoder
@@ -23,12 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0 done, 1 a check failed, 2 a mistake of the user, 130 interrupted."""
     end_with_launcher()
     parser = build_parser()
-    args, rest = parser.parse_known_args(arguments)
-    late = [word for word in rest if "=" in word and not word.startswith("-")] if hasattr(args, "overrides") else []
-    if len(late) < len(rest):
-        parser.error(f"unrecognized arguments: {' '.join(word for word in rest if word not in late)}")
-    if late:  # argparse takes a list of words in one piece; these came behind an option
-        args.overrides = [*args.overrides, *late]
+    args = parser.parse_args(arguments)
     # TRL reports that a trainer starts, and transformers asks the hub about files, unless told otherwise.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # bitsandbytes tells everybody, on import, that an optional package for faster 4-bit layers is not there
@@ -53,13 +49,15 @@ def _says_something(record: logging.LogRecord) -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command with its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="alignkit",
         description="Train language models with rewards that you wrote or trained yourself.",
         epilog="Set ALIGNKIT_DATA and ALIGNKIT_MODELS to folders with local data sets and models.",
     )
     parser.add_argument("--version", action="version", version=f"alignkit {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands: argparse._SubParsersAction[argparse.ArgumentParser] = parser.add_subparsers(  # type: ignore[assignment]
+        title="commands", metavar="COMMAND", required=True
+    )
     _add_train(commands)
     _add_evaluate(commands)
     _add_compare(commands)

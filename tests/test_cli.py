@@ -35,6 +35,21 @@ def test_every_command_explains_itself(capsys):
         assert ended.value.code == 0 and "usage: alignkit" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evaluate", "RUN", "--ouput=f"], ["usage: alignkit evaluate", "option --ouput; did you mean '--output'?"]),
+        (["train", "a.yaml", "--resume", "a=3", "--overwite"], ["usage: alignkit train", "did you mean '--overwrite'?"]),
+        (["rewards", "list", "--zzz"], ["usage: alignkit rewards list", "known: --help, --json, --load"]),
+    ],
+)
+def test_a_misspelt_option_is_answered_with_the_nearest(words, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and all(part in err for part in told), err
+
+
 def test_the_version_is_the_packages(capsys):
     import alignkit
 

@@ -81,6 +81,19 @@ def test_evaluating_a_run_asks_its_discriminator_as_it_ended(study):
     assert evaluate_run(first)[name] == pytest.approx(ended, abs=1e-6)
 
 
+def test_a_discriminator_inside_a_composition_is_asked_as_it_ended(study, capsys):
+    spec = load_recipe("gcn.yaml").rewards["discriminator"]
+    part = ", ".join(f"{key}: {value}" for key, value in {"use": "discriminator", **spec}.items())
+    changes = ["training.output_dir=runs/inside", "training.reward_as=exponential"]
+    run_recipe(load_recipe("gcn.yaml", [f"rewards={{bent: {{use: squash, reward: {{{part}}}}}}}", *changes]))
+    run = study / "inside"
+    name = "rewards/bent/mean"
+    ended = json.loads((run / "results.json").read_text())["after"][name]
+    assert evaluate_run(run)[name] == pytest.approx(ended, abs=1e-6)
+    assert "is not known here" not in capsys.readouterr().out
+    assert evaluate_run(run / "recipe.yaml", model=str(run))[name] != pytest.approx(ended, abs=1e-6), "as it starts"
+
+
 def test_a_search_on_top_is_guided_by_what_the_run_learned(study):
     name = "rewards/discriminator/mean"
     plain = evaluate_run(study / "gcn")[name]

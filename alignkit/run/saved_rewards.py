@@ -18,7 +18,7 @@ _OF_A_NEW_NETWORK = ("scratch", "tokenizer")
 def with_saved_networks(recipe: Recipe, run: Path) -> Recipe:
     """The recipe whose rewards start from the networks that the run saved under their names in `rewards/`.
 
-    A copy where there are any; a network inside a composition has no name in the recipe, and is not among them.
+    A copy where there are any. A network inside a composition has no name in the recipe: `restore_states` has it.
     """
     saved = [name for name in recipe.rewards if (run / RUN_REWARDS / name / "config.json").is_file()]
     if not saved:
@@ -31,7 +31,9 @@ def with_saved_networks(recipe: Recipe, run: Path) -> Recipe:
 
 
 def restore_states(rewards: Iterable[Any], recipe: Recipe, run: Path) -> None:
-    """Put back what rewards without a network had learned by the end of the run; says of which nothing is known.
+    """Put back what the other rewards had learned by the end of the run, those inside compositions too.
+
+    Says of which nothing is known.
 
     Args:
         rewards: those of `recipe`, built.

@@ -12,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from alignkit.errors import AlignkitError
 from alignkit.models.locating import RUN_REWARDS
 from alignkit.reward import LearnedReward, stateful_rewards, walk_rewards
+from alignkit.reward.contract import unwrap
 from alignkit.trainers.checkpoint_files import RECORD
 
 FOLDER = RUN_REWARDS
@@ -43,7 +44,8 @@ class RewardStateCallback(TrainerCallback):
     with the same random numbers: they stay equal, and one of them is the checkpoint.
 
     When training ends, a reward with `save_pretrained(folder)` is saved as a model in `rewards/<key>` of the run, and
-    the state of every other as `rewards/<key>.pt`: `alignkit evaluate` of the run asks them as they ended.
+    the state of every other, and of what is inside a composition, as `rewards/<key>.pt`: `alignkit evaluate` of the run
+    asks them as they ended.
 
     Args:
         rewards: the rewards given to the trainer; compositions are searched.
@@ -125,11 +127,14 @@ class RewardStateCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
+            outermost = [unwrap(reward) for reward in self.rewards]
             for key, reward in self.stateful.items():
                 place = Path(args.output_dir) / FOLDER
-                if callable(getattr(reward, "save_pretrained", None)):
+                network = callable(getattr(reward, "save_pretrained", None))
+                if network:
                     reward.save_pretrained(place / key)
-                else:
+                # a network inside a composition has no name in a recipe, by which it could be asked for as a model
+                if not network or not any(reward is one for one in outermost):
                     _write(reward, place / f"{key}.pt")
 
     def save(self, checkpoint: Path) -> None:
