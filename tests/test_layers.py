@@ -23,14 +23,14 @@ LAYERS = [
     {"losses", "advantages", "importance", "diagnostics", "text"}
     | {"json_lines", "path_names", "registry", "compose", "foreign"},
     {"reward"},
-    {"errors", "settings", "search_options", "whole_files", "run_lock", "launcher"},
+    {"errors", "settings", "arguments", "search_options", "whole_files", "run_lock", "launcher"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 
 # `alignkit rewards list` answers at once because importing these loads nothing but the standard library.
 QUICK = [
     *("reward", "settings", "registry", "compose", "foreign", "errors", "whole_files", "run_lock", "launcher"),
-    *("scaffold", "search_options", "cli", "cli_rewards"),
+    *("scaffold", "search_options", "arguments", "cli", "cli_rewards"),
 ]
 
 

@@ -87,6 +87,7 @@ def test_a_discriminator_inside_a_composition_is_asked_as_it_ended(study, capsys
     changes = ["training.output_dir=runs/inside", "training.reward_as=exponential"]
     run_recipe(load_recipe("gcn.yaml", [f"rewards={{bent: {{use: squash, reward: {{{part}}}}}}}", *changes]))
     run = study / "inside"
+    assert "rewards  runs/inside/rewards, as they ended" in capsys.readouterr().out
     name = "rewards/bent/mean"
     ended = json.loads((run / "results.json").read_text())["after"][name]
     assert evaluate_run(run)[name] == pytest.approx(ended, abs=1e-6)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alignkit.models.locating import RUN_REWARDS
 from alignkit.text import excerpt
 
 _SAMPLES = 10
@@ -27,6 +28,8 @@ def print_ending(
     console.print(figures_table(before, after))
     console.print(samples_table(rows_before, rows_after))
     console.print(f"model    {folder / 'model'}", highlight=False, soft_wrap=True)
+    if (folder / RUN_REWARDS).is_dir():
+        console.print(f"rewards  {folder / RUN_REWARDS}, as they ended", highlight=False, soft_wrap=True)
     console.print(f"results  {folder / 'results.json'}", highlight=False, soft_wrap=True)
     console.print(f"report   {report}", highlight=False, soft_wrap=True)
 
