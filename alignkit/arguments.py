@@ -11,9 +11,9 @@ class Parser(argparse.ArgumentParser):
     """An `ArgumentParser`, for a command and its subcommands, with two differences.
 
     An option that a subcommand does not know ends with the nearest one that it knows, below the usage of that
-    subcommand; argparse itself tells the usage of the whole command, and nothing of what may have been meant. Words with
-    a `=` behind an option belong to the positional `overrides`, where the command has such; argparse takes a list of
-    words in one piece only.
+    subcommand; argparse itself tells the usage of the whole command, and nothing of what may have been meant. Words
+    with a `=` behind an option belong to the positional `overrides`, where the command has such; argparse takes a list
+    of words in one piece only.
     """
 
     def parse_known_args(  # type: ignore[override]

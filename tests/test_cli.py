@@ -39,7 +39,7 @@ def test_every_command_explains_itself(capsys):
     ("words", "told"),
     [
         (["evaluate", "RUN", "--ouput=f"], ["usage: alignkit evaluate", "option --ouput; did you mean '--output'?"]),
-        (["train", "a.yaml", "--resume", "a=3", "--overwite"], ["usage: alignkit train", "did you mean '--overwrite'?"]),
+        (["train", "a.yaml", "--resume", "a=3", "--overwite"], ["alignkit train", "did you mean '--overwrite'?"]),
         (["rewards", "list", "--zzz"], ["usage: alignkit rewards list", "known: --help, --json, --load"]),
     ],
 )
