@@ -81,14 +81,15 @@ def test_evaluating_a_run_asks_its_discriminator_as_it_ended(study):
     assert evaluate_run(first)[name] == pytest.approx(ended, abs=1e-6)
 
 
-def test_a_discriminator_inside_a_composition_is_asked_as_it_ended(study, capsys):
+@pytest.mark.parametrize("outer", ["bent", "discriminator"])
+def test_a_discriminator_inside_a_composition_is_asked_as_it_ended(study, capsys, outer):
     spec = load_recipe("gcn.yaml").rewards["discriminator"]
     part = ", ".join(f"{key}: {value}" for key, value in {"use": "discriminator", **spec}.items())
-    changes = ["training.output_dir=runs/inside", "training.reward_as=exponential"]
-    run_recipe(load_recipe("gcn.yaml", [f"rewards={{bent: {{use: squash, reward: {{{part}}}}}}}", *changes]))
-    run = study / "inside"
-    assert "rewards  runs/inside/rewards, as they ended" in capsys.readouterr().out
-    name = "rewards/bent/mean"
+    changes = [f"training.output_dir=runs/inside_{outer}", "training.reward_as=exponential"]
+    run_recipe(load_recipe("gcn.yaml", [f"rewards={{{outer}: {{use: squash, reward: {{{part}}}}}}}", *changes]))
+    run = study / f"inside_{outer}"
+    assert f"rewards  runs/inside_{outer}/rewards, as they ended" in capsys.readouterr().out
+    name = f"rewards/{outer}/mean"
     ended = json.loads((run / "results.json").read_text())["after"][name]
     assert evaluate_run(run)[name] == pytest.approx(ended, abs=1e-6)
     assert "is not known here" not in capsys.readouterr().out

@@ -20,13 +20,19 @@ def with_saved_networks(recipe: Recipe, run: Path) -> Recipe:
 
     A copy where there are any. A network inside a composition has no name in the recipe: `restore_states` has it.
     """
-    saved = [name for name in recipe.rewards if (run / RUN_REWARDS / name / "config.json").is_file()]
+    kept = run / RUN_REWARDS
+    # a state beside it: the network is inside a composition, which may have the same name in the recipe
+    saved = [
+        name
+        for name in recipe.rewards
+        if (kept / name / "config.json").is_file() and not (kept / f"{name}.pt").is_file()
+    ]
     if not saved:
         return recipe
     changed = copy.deepcopy(recipe)
     for name in saved:
         spec = {key: value for key, value in recipe.rewards[name].items() if key not in _OF_A_NEW_NETWORK}
-        changed.rewards[name] = {**spec, "model": str(run / RUN_REWARDS / name)}
+        changed.rewards[name] = {**spec, "model": str(kept / name)}
     return changed
 
 
