@@ -52,7 +52,7 @@ def evaluate_rows(rows: Sequence[Row], metrics: Mapping[str, Any]) -> dict[str, 
                     f"(name=...), or leave it out"
                 )
             origin[key], figures[key] = name, float(value)
-        for key, scores in getattr(metric, "row_scores", {}).items():
+        for key, scores in getattr(metric, "row_scores", {}).items() if getattr(metric, "per_row", True) else ():
             for row, score in zip(rows, scores, strict=True):
                 row["metrics"] = {**row.get("metrics", {}), key: score}
     return figures

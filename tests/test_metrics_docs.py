@@ -1,5 +1,6 @@
 """docs/metrics.md explains every figure that a trainer logs, every health check, and every metric."""
 
+import math
 import re
 import tempfile
 from functools import cache
@@ -13,6 +14,7 @@ from alignkit.diagnostics import CHECKS
 from alignkit.metrics import METRICS, load_metric, metric_parameters
 from alignkit.metrics.next_turn import NextTurnMetric
 from alignkit.metrics.reward import RewardMetric
+from alignkit.metrics.win_rate import WinRateMetric
 from alignkit.models.tiny import tiny_causal_lm, tiny_classifier, tiny_tokenizer
 from alignkit.progress import ProgressCallback, RunFilesCallback, attach
 from alignkit.report.words import Figure, figure_of
@@ -56,6 +58,16 @@ def warmth(prompts, completions, **columns):
     return [float("good" in text) + 0.01 * len(text) for text in completions]
 
 
+class Detector:
+    """A reward that knows the logarithms of its scores."""
+
+    def __call__(self, prompts, completions, **columns):
+        return [1 / (1 + len(text)) for text in completions]
+
+    def log_scores(self, prompts, completions, **columns):
+        return [-math.log1p(len(text)) for text in completions]
+
+
 SETTINGS = {
     "max_steps": 4,
     "logging_steps": 1,
@@ -82,6 +94,7 @@ def metrics_with_models():
     return {
         "two_sample": load_metric("two_sample", model=encoder(), folds=2),
         "perplexity": load_metric("perplexity", model=model, processing_class=tokenizer),
+        "win_rate": WinRateMetric(Detector()),
         "next_turn": NextTurnMetric(model, warmth, tokenizer, max_new_tokens=4, positive_above=0.5),
     }
 
@@ -89,7 +102,7 @@ def metrics_with_models():
 def ppo(folder):
     model = tiny_causal_lm()
     # these ask a model, or want the oracle's own texts
-    asking = {"perplexity", "next_turn", "oracle_nll", "two_sample"}
+    asking = {"perplexity", "next_turn", "oracle_nll", "two_sample", "win_rate"}
     metrics = {name: load_metric(name) for name in METRICS if name not in asking} | metrics_with_models()
     metrics["judge"] = RewardMetric(warmth, name="judge")
     args = PPOConfig(output_dir=folder, eval_strategy="steps", eval_steps=2, num_iterations=2, ptx_coef=0.1, **SETTINGS)
@@ -180,7 +193,7 @@ def test_the_metrics_are_listed_with_their_keys_and_settings():
     made = {**metrics_with_models(), "reward": RewardMetric(warmth, name="<judge>")}
     for name, (keys, settings) in rows.items():
         metric = made[name] if name in made else load_metric(name)
-        referring = name in ("overlap", "bleu", "rouge", "two_sample")
+        referring = name in ("overlap", "bleu", "rouge", "two_sample", "win_rate")
         given = metric.compute(
             predictions=["a good film"] * 2, **({"columns": {"reference": ["a film"] * 2}} if referring else {})
         )

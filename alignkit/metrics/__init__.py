@@ -59,6 +59,9 @@ METRICS = {
     "perplexity": MetricEntry(
         "alignkit.metrics.perplexity:PerplexityMetric", "how likely a given language model finds the completions"
     ),
+    "win_rate": MetricEntry(
+        "alignkit.metrics.win_rate:WinRateMetric", "how often a reward prefers completions to the references"
+    ),
     "next_turn": MetricEntry(
         "alignkit.metrics.next_turn:NextTurnMetric", "what a reward thinks of a simulated user's answer to a completion"
     ),

@@ -15,7 +15,8 @@ class TextMetric(evaluate.Metric):
 
     A metric that scores each completion on its own leaves in `row_scores` what its last `compute` found: a key of its
     figures -> a score for each prediction, None where there is none. `alignkit.evaluation.evaluate_rows` puts them into
-    the rows, under `metrics`.
+    the rows, under `metrics`, unless `per_row` is off: what a reward says that the run is trained on is no judge's
+    opinion, which is what comparisons take the rows' metrics for.
 
     Unlike `evaluate.load`, constructing it fetches no script, so it works offline; and it writes no cache file.
     """
@@ -23,6 +24,7 @@ class TextMetric(evaluate.Metric):
     def __init__(self, **kwargs: Any):
         super().__init__(**{"keep_in_memory": True, **kwargs})
         self.row_scores: dict[str, list[float | None]] = {}
+        self.per_row = True
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -69,7 +69,8 @@ def check_evaluation(
         if isinstance(use, str) and judges_by_reward(use):
             given = {key: value for key, value in spec.items() if key != "use"}
             problems += argument_problems(f"metric {use!r}", given, metric_parameters(use), where=where)
-            problems += _check_judge(f"{where}.reward", spec["reward"], allow_code) if "reward" in spec else []
+            if "reward" in spec:
+                problems += _check_judge(f"{where}.reward", spec["reward"], names, allow_code)
         elif "reward" in spec:
             if not isinstance(spec["reward"], str):
                 problems.append(f"{where}.reward: expected the name of a reward, got {describe(spec['reward'])}")
@@ -100,16 +101,16 @@ def _check_decoder(spec: Any, names: Iterable[str], allow_code: bool) -> list[st
         return [f"{where}.use: there is no decoder {use!r} that chooses by a reward{did_you_mean(use, CHOOSERS)}"]
     if "reward" not in spec:
         problems = [f"{where}: {use} chooses by a reward; name it, for example reward: {{use: sentiment, model: ...}}"]
-    elif isinstance(spec["reward"], str) and spec["reward"] in names:
-        problems = []
     else:
-        problems = _check_judge(f"{where}.reward", spec["reward"], allow_code)
+        problems = _check_judge(f"{where}.reward", spec["reward"], names, allow_code)
     settings = {key: value for key, value in spec.items() if key not in DECODER_KEYS}
     return problems + chooser_problems(f"the decoder {use!r}", CHOOSERS[use], settings, where, also=DECODER_KEYS)
 
 
-def _check_judge(where: str, reward: Any, allow_code: bool) -> list[str]:
-    """The reward that a metric or a decoder asks: its name, or `use` and its settings."""
+def _check_judge(where: str, reward: Any, names: Iterable[str], allow_code: bool) -> list[str]:
+    """The reward that a metric or a decoder asks: its name, or that of one of the recipe's, or `use` and settings."""
+    if isinstance(reward, str) and reward in names:
+        return []
     spec = {"use": reward} if isinstance(reward, str) else reward
     if not isinstance(spec, dict) or not isinstance(spec.get("use"), str):
         return [f"{where}: expected the name of a reward or a mapping with `use`, got {describe(reward)}"]

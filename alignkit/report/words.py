@@ -92,6 +92,7 @@ _FIGURES = {
     "oracle_nll_invalid": Figure("None of the oracle's", better=-1, percent=True),
     "two_sample": Figure("Told from people's texts", "AUC of a fresh classifier", better=-1),
     "f1": Figure("F1", better=1),
+    "win_rate": Figure("Preferred to references", better=1, percent=True),
     "next_turn": Figure("Simulated user's next turn", better=1),
     "next_turn_se": Figure("Standard error of the next turn"),
     "next_turn_empty": Figure("Empty next turns", better=-1, percent=True),
@@ -127,6 +128,10 @@ def figure_of(key: str, per_token_kl: bool = False) -> Figure:
         return Figure(f"Positive share: {name.removesuffix('_positive_share')}", better=1, percent=True)
     if name.endswith("_perplexity"):
         return Figure(name.replace("_", " "), "per token", better=-1)
+    if name.endswith("_margin"):
+        return Figure(f"Above references: {name.removesuffix('_margin')}", better=1)
+    if name.endswith("_gain"):
+        return Figure(f"Gain of people's texts: {name.removesuffix('_gain')}", "nats a text")
     if name.endswith("_std"):
         return Figure(f"Spread: {name.removesuffix('_std')}")
     return Figure(name)

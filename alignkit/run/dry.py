@@ -83,7 +83,7 @@ class DryRun:
                 raise
             self.skipped(f"data {recipe.data['use']}: {error}")
             rewards = [build_reward(name, spec, allow_code) for name, spec in recipe.rewards.items()]
-            metrics = build_metrics(recipe, allow_code)
+            metrics = build_metrics(recipe, rewards, allow_code)
             chooser = build_chooser(recipe, rewards, allow_code)
             columns = known_columns(recipe.data["use"], **settings)
             if columns is not None:

@@ -62,7 +62,7 @@ def gather(recipe: Recipe, allow_code: bool = True) -> Ingredients:
     """
     data = load_recipe_data(recipe)
     rewards = [build_reward(name, spec, allow_code) for name, spec in recipe.rewards.items()]
-    metrics = build_metrics(recipe, allow_code)
+    metrics = build_metrics(recipe, rewards, allow_code)
     chooser = build_chooser(recipe, rewards, allow_code)
     for part in data.values():
         check_columns(rewards, part.column_names)
@@ -80,15 +80,7 @@ def build_chooser(recipe: Recipe, rewards: Sequence[Any], allow_code: bool = Tru
     spec = recipe.evaluation.get("decoder")
     if spec is None:
         return None
-    trained = dict(zip(recipe.rewards, rewards, strict=True))
-    named = spec["reward"] if isinstance(spec["reward"], str) else None
-    reward = trained[named] if named in trained else judging_reward(spec["reward"], allow_code)
-    saved = isinstance(spec["reward"], dict) and "model" in spec["reward"]
-    if named not in trained and learned_rewards([reward]) and not saved:
-        raise ConfigError(
-            f"evaluation.decoder.reward: {reward_name(reward)} learns, and this copy of it would know nothing. Name "
-            f"one of the recipe's rewards ({', '.join(trained) or 'it has none'}), or say as model where a saved one is"
-        )
+    reward, _ = asked_reward("evaluation.decoder.reward", spec["reward"], recipe, rewards, allow_code)
     return Chooser(spec["use"], reward, {key: value for key, value in spec.items() if key not in DECODER_KEYS})
 
 
@@ -156,10 +148,13 @@ def build_named_rewards(entries: Sequence[str], allow_code: bool = True) -> list
     return [build_reward(name, spec, allow_code) for name, spec in read_rewards(entries, allow_code=allow_code).items()]
 
 
-def build_metrics(recipe: Recipe, allow_code: bool = True) -> dict[str, Any]:
+def build_metrics(recipe: Recipe, rewards: Sequence[Any], allow_code: bool = True) -> dict[str, Any]:
     """The metrics of `evaluation`. The trained rewards are measured anyway: `reward` adds nothing to them.
 
     A `perplexity` that names no model asks the run's starting model.
+
+    Raises:
+        ConfigError: a metric would ask a reward that learns, of which nobody would update this copy.
     """
     from alignkit.metrics import judges_by_reward, load_metric
 
@@ -168,9 +163,10 @@ def build_metrics(recipe: Recipe, allow_code: bool = True) -> dict[str, Any]:
         use = spec.get("use", name)
         settings = {key: value for key, value in spec.items() if key not in ("use", *METRIC_REWARD_KEYS)}
         if judges_by_reward(use):
-            judging = judging_reward(spec["reward"], allow_code)
+            judging, trained = asked_reward(f"evaluation.{name}.reward", spec["reward"], recipe, rewards, allow_code)
             own = {key: value for key, value in spec.items() if key not in ("use", "reward")}
             metrics[name] = load_metric(use, **{"name": name, **own, "reward": judging})
+            metrics[name].per_row = not trained
         elif "reward" in spec:
             reward = load_reward(spec["reward"], allow_code=allow_code, **settings)
             above = spec.get("positive_above")
@@ -183,7 +179,29 @@ def build_metrics(recipe: Recipe, allow_code: bool = True) -> dict[str, Any]:
     return metrics
 
 
-def judging_reward(spec: str | dict[str, Any], allow_code: bool = True) -> Any:
-    """The reward that a metric or a decoder asks: its name, or `use` and its settings."""
+def asked_reward(
+    where: str, spec: str | dict[str, Any], recipe: Recipe, rewards: Sequence[Any], allow_code: bool = True
+) -> tuple[Any, bool]:
+    """The reward that a metric or a decoder asks, and whether it is one of the recipe's own.
+
+    Args:
+        where: for messages.
+        spec: its name, which may be that of one of the recipe's rewards; or `use` and its settings.
+        recipe: the recipe.
+        rewards: its rewards, built.
+        allow_code: whether names may import code.
+
+    Raises:
+        ConfigError: a reward that learns, of which nobody would update this copy.
+    """
+    own = dict(zip(recipe.rewards, rewards, strict=True))
+    if isinstance(spec, str) and spec in own:
+        return own[spec], True
     settings = {} if isinstance(spec, str) else {key: value for key, value in spec.items() if key != "use"}
-    return load_reward(spec if isinstance(spec, str) else spec["use"], allow_code=allow_code, **settings)
+    reward = load_reward(spec if isinstance(spec, str) else spec["use"], allow_code=allow_code, **settings)
+    if learned_rewards([reward]) and "model" not in settings:
+        raise ConfigError(
+            f"{where}: {reward_name(reward)} learns, and this copy of it would know nothing. Name "
+            f"one of the recipe's rewards ({', '.join(own) or 'it has none'}), or say as model where a saved one is"
+        )
+    return reward, False
