@@ -120,6 +120,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     compare.add_argument("--metric", action="append", default=[], metavar="NAME", help="only this figure; repeatable")
     compare.add_argument("--output", type=Path, help="write means, differences and intervals to this JSON file")
+    compare.add_argument("--plot", type=Path, metavar="FILE", help="draw differences and intervals: a .svg or .png")
     compare.set_defaults(handler=_compare)
 
 
@@ -247,7 +248,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     from alignkit.run.compare import compare_runs
 
-    compare_runs(args.runs, args.metric, args.output)
+    compare_runs(args.runs, args.metric, args.output, args.plot)
     return 0
 
 

@@ -213,6 +213,9 @@ def page(studies: list[Study]) -> str:
         parts.append(table(study))
         if study.differences:
             parts.append(differences(study))
+            first = study.comparison["systems"][0]
+            parts.append(f"![Differences to {first}, with intervals](results/{study.folder.name}-differences.svg)\n")
+            parts.append("Blue lies above and red below by more than the choice of prompts explains, grey does not.\n")
         if study.replies:
             parts.append(replies(study))
         if study.plot:

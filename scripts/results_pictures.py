@@ -1,4 +1,4 @@
-"""The pictures of docs/results.md: a study's runs by two figures, over temperatures, and over the steps of training."""
+"""The pictures of docs/results.md: runs by two figures, over temperatures and over steps, and their differences."""
 
 import statistics
 from collections.abc import Iterable, Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import DataError
+from alignkit.report.differences import draw_panel
 from alignkit.report.temperatures import axis_label, draw_curves, value_at
 from alignkit.report.words import figure_of
 
@@ -20,6 +21,7 @@ def pictures(study: "Study") -> dict[Path, Any]:
         (study.plot, draw_figures, ""),
         (study.curves, draw_temperatures, "-temperatures"),
         (study.steps, draw_steps, "-steps"),
+        (study.differences, draw_differences, "-differences"),
     )
     return {study.folder.parent / f"{study.folder.name}{suffix}.svg": draw for asked, draw, suffix in wanted if asked}
 
@@ -36,12 +38,13 @@ def stale(study: "Study") -> list[Path]:
 
 
 @contextmanager
-def panels(study: "Study", labels: Iterable[str], target: Path) -> Iterator[list[Any]]:
+def panels(study: "Study", labels: Iterable[str], target: Path, width: float = 5.0) -> Iterator[list[Any]]:
     """Axes side by side, one for each label of the vertical axis, written to `target` when all are drawn."""
     plt = _pyplot()
     names = list(labels)
     with plt.rc_context(_style(study)):
-        fig, row = plt.subplots(1, len(names), figsize=(5 * len(names), 4.2), layout="constrained", squeeze=False)
+        size = (width * len(names), 4.2)
+        fig, row = plt.subplots(1, len(names), figsize=size, layout="constrained", squeeze=False)
         try:
             for axes, name in zip(row[0], names, strict=True):
                 axes.set_ylabel(name)
@@ -151,6 +154,16 @@ def draw_steps(study: "Study", target: Path) -> None:
         handles = {label: line for axes in row for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         ordered = [method for method in study.methods() if method in handles]
         row[0].figure.legend([handles[name] for name in ordered], ordered, loc="outside right upper", frameon=False)
+
+
+def draw_differences(study: "Study", target: Path) -> None:
+    """A panel for each figure: the systems' differences to the first one, with their intervals over prompts."""
+    with panels(study, [""] * len(study.differences), target, 3.6) as row:
+        for axes, (name, label) in zip(row, study.differences.items(), strict=True):
+            axes.grid(visible=False)
+            draw_panel(axes, study.comparison, name, label)
+        for axes in row[1:]:
+            axes.set_yticklabels([])
 
 
 def over_steps(run: "Run", key: str) -> dict[int, float]:

@@ -51,7 +51,8 @@ class Study:
     def digest(self) -> str:
         """Changes with anything that a picture shows."""
         runs = [(r.method, r.seed, r.before, r.after, r.curve, r.temperatures) for r in self.runs]
-        shown = json.dumps([self.plot, self.curves, self.steps, runs], sort_keys=True)
+        asked = [self.plot, self.curves, self.steps, *([self.differences, self.comparison] if self.differences else [])]
+        shown = json.dumps([*asked, runs], sort_keys=True)
         return "from " + hashlib.sha256(shown.encode()).hexdigest()[:16]
 
 

@@ -151,7 +151,8 @@ def test_a_recipe_asks_its_own_discriminator_as_it_stands_and_evaluate_as_it_end
 
 
 def test_a_discriminator_that_nobody_would_train_is_refused(study):
-    study["evaluation"]["metrics"] = {"win_rate": {"reward": {"use": "discriminator", **study["rewards"]["discriminator"]}}}
+    copied = {"use": "discriminator", **study["rewards"]["discriminator"]}
+    study["evaluation"]["metrics"] = {"win_rate": {"reward": copied}}
     with pytest.raises(ConfigError, match=r"evaluation\.win_rate\.reward: discriminator learns.*\(discriminator\)"):
         run_recipe(written(study))
     study["evaluation"]["metrics"] = {"win_rate": {"reward": "discriminatr"}, "b": {"use": "win_rate"}}

@@ -15,6 +15,7 @@ from alignkit.errors import DataError
 from alignkit.evaluation import finite
 from alignkit.json_lines import read_json_lines
 from alignkit.models.locating import RUN_RECIPE, RUN_REWARDS
+from alignkit.report.differences import picture_format, write_differences
 from alignkit.run.ending import figure
 from alignkit.whole_files import write_text
 
@@ -22,7 +23,10 @@ _MOST_REMARKS = 4  # of one name; seeds of learned rewards all differ
 
 
 def compare_runs(
-    runs: Sequence[str | Path], metrics: Sequence[str] = (), output: str | Path | None = None
+    runs: Sequence[str | Path],
+    metrics: Sequence[str] = (),
+    output: str | Path | None = None,
+    plot: str | Path | None = None,
 ) -> Comparison:
     """Prints what held-out completions after training say of each system, and how it differs from the first.
 
@@ -31,11 +35,14 @@ def compare_runs(
             system of several seeds, each of whose figures is the mean over them.
         metrics: figures to compare; all when empty.
         output: JSON file for all of it.
+        plot: .svg or .png file for a picture of the differences.
 
     Raises:
         DataError: a folder or file without completions after training, or no prompt that all have.
-        ConfigError: fewer than two runs, or a figure that none of them has.
+        ConfigError: fewer than two runs, a figure that none of them has, or a plot of another kind.
     """
+    if plot is not None:
+        picture_format(plot)
     systems = _systems([str(run) for run in runs])
     given = {name: {str(run): _rows_after(run) for run in seeds} for name, seeds in systems.items()}
     recipes = {name if len(seeds) == 1 else str(run): _recipe(run) for name, seeds in systems.items() for run in seeds}
@@ -54,6 +61,8 @@ def compare_runs(
     remarks = [line for lines in differing.values() for line in lines]
     for line in [*remarks, *found.verdicts]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if plot is not None:
+        print(f"drawn to {write_differences(found.to_dict(), plot)}")
     if output is not None:
         folders = {name: [str(run) for run in seeds] for name, seeds in systems.items()}
         content = finite({"folders": folders, **found.to_dict(), "remarks": remarks})
