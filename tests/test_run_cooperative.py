@@ -1,12 +1,14 @@
 """A recipe of a GAN's kind from beginning to end: a discriminator that learns along, and what is left."""
 
 import json
+import shutil
 
 import pytest
 
 from alignkit import load_reward
 from alignkit.recipe import load_recipe
 from alignkit.run import run_recipe
+from alignkit.run.compare import compare_runs
 from alignkit.run.evaluate import evaluate_run
 
 GENERATOR = """
@@ -128,3 +130,75 @@ def test_the_state_of_a_reward_without_a_network_is_kept_too(study, capsys):
     (run / "rewards" / "distinct.pt").unlink()  # as runs of earlier versions are
     evaluate_run(run)
     assert "distinct: what it learned in" in capsys.readouterr().out
+
+
+def nested(name, of="gcn.yaml"):
+    """A recipe's discriminator inside a composition of this name."""
+    spec = {"use": "discriminator", **load_recipe(of).rewards["discriminator"]}
+    return {name: {"use": "squash", "reward": spec}}
+
+
+def mean_of(run, name="discriminator"):
+    return json.loads((run / "results.json").read_text())["after"][f"rewards/{name}/mean"]
+
+
+def test_a_folder_that_is_used_again_keeps_nothing_of_the_earlier_runs_rewards(study):
+    run = study / "gcn"
+    rewards = json.dumps(nested("discriminator"))
+    run_recipe(load_recipe("gcn.yaml", [f"rewards={rewards}", "training.reward_as=exponential"]), overwrite=True)
+    assert sorted(path.name for path in (run / "rewards").iterdir()) == ["discriminator.pt", "index.json"]
+    run_recipe(load_recipe("gcn.yaml", ["training.learning_rate=0.01"]), overwrite=True)
+    assert sorted(path.name for path in (run / "rewards").iterdir()) == ["discriminator", "index.json"]
+    ended = mean_of(run)
+    assert evaluate_run(run)["rewards/discriminator/mean"] == pytest.approx(ended, abs=1e-6)
+    run_recipe(load_recipe("generator.yaml", ["training.output_dir=runs/gcn"]), overwrite=True)
+    assert not (run / "rewards").exists()
+
+
+def test_a_run_that_is_moved_aside_takes_its_rewards_along(study):
+    ended = mean_of(study / "gcn")
+    (study / "gcn/rewards/mine.txt").write_text("not the run's")
+    run_recipe(load_recipe("gcn.yaml", ["training.seed=7", "training.learning_rate=0.1"]))
+    aside = study / "gcn-1"
+    assert evaluate_run(aside)["rewards/discriminator/mean"] == pytest.approx(ended, abs=1e-6)
+    assert not (aside / "rewards/mine.txt").exists() and (study / "gcn/rewards/mine.txt").is_file()
+
+
+def test_a_part_of_a_composition_takes_no_rewards_name(study, capsys):
+    rewards = {**nested("bent"), "discriminator": load_recipe("gcn.yaml").rewards["discriminator"]}
+    changes = ["training.reward_as=exponential", "training.output_dir=runs/both"]
+    run_recipe(load_recipe("gcn.yaml", [f"rewards={json.dumps(rewards)}", *changes]))
+    run = study / "both"
+    assert sorted(path.name for path in (run / "rewards").iterdir()) == [
+        *("discriminator", "discriminator_2.pt", "index.json"),
+    ]  # fmt: skip
+    ended = {name: mean_of(run, name) for name in ("bent", "discriminator")}
+    capsys.readouterr()
+    figures = evaluate_run(run)
+    assert {name: figures[f"rewards/{name}/mean"] for name in ended} == pytest.approx(ended, abs=1e-6)
+    assert "is not known here" not in capsys.readouterr().out
+
+
+def test_compare_knows_which_compositions_learned_apart(study, capsys):
+    changes = [f"rewards={json.dumps(nested('bent'))}", "training.reward_as=exponential"]
+    for seed in (1, 2):
+        own = [f"training.output_dir=runs/bent-{seed}", f"training.seed={seed}"]
+        run_recipe(load_recipe("gcn.yaml", [*changes, *own]))
+        evaluate_run(study / f"bent-{seed}", output=study / f"bent-{seed}.json")
+    for runs in ([study / "bent-1", study / "bent-2"], [study / "bent-1.json", study / "bent-2.json"]):
+        capsys.readouterr()
+        found = compare_runs(runs)
+        assert found.figures["rewards/bent"]["bent-2"].interval is None
+        assert "rewards/bent is not the same in" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_what_a_kill_at_the_very_end_left_out_is_written_on_resuming(study):
+    changes = ["training.output_dir=runs/late", "training.save_strategy=steps", "training.save_steps=1"]
+    run_recipe(load_recipe("gcn.yaml", changes))
+    run = study / "late"
+    ended = mean_of(run)
+    shutil.rmtree(run / "rewards")
+    (run / "results.json").unlink()
+    run_recipe(load_recipe("gcn.yaml", changes), resume=True)
+    assert mean_of(run) == ended
+    assert evaluate_run(run)["rewards/discriminator/mean"] == pytest.approx(ended, abs=1e-6)

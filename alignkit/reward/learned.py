@@ -172,13 +172,16 @@ def stateful_rewards(rewards: Iterable[Any]) -> dict[str, Any]:
     """What a checkpoint must carry: every object with `state_dict` and `load_state_dict`, under a stable unique name.
 
     Learned rewards and transforms with running statistics are among them. Networks themselves are not: a frozen reward
-    model is found again by its name, not by a copy in every checkpoint.
+    model is found again by its name, not by a copy in every checkpoint. The rewards as given come first, then what is
+    inside them, so that none of them loses its name to a part of another.
     """
+    given = [unwrap(reward) for reward in rewards]
     stateful = [
         reward
-        for reward in walk_rewards(rewards)
+        for reward in [*given, *walk_rewards(given)]
         if callable(getattr(reward, "state_dict", None))
         and callable(getattr(reward, "load_state_dict", None))
         and not hasattr(reward, "named_parameters")
     ]
+    stateful = [reward for i, reward in enumerate(stateful) if not any(reward is one for one in stateful[:i])]
     return dict(zip(unique_names(stateful), stateful, strict=True))

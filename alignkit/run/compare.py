@@ -14,9 +14,10 @@ from alignkit.comparison import Comparison, Row, compare_rows, mean_of_seeds
 from alignkit.errors import DataError
 from alignkit.evaluation import finite
 from alignkit.json_lines import read_json_lines
-from alignkit.models.locating import RUN_RECIPE, RUN_REWARDS
+from alignkit.models.locating import RUN_RECIPE
 from alignkit.report.differences import picture_format, write_differences
 from alignkit.run.ending import figure
+from alignkit.run.saved_rewards import with_origins
 from alignkit.whole_files import write_text
 
 _MOST_REMARKS = 4  # of one name; seeds of learned rewards all differ
@@ -121,10 +122,7 @@ def _recipe(run: Path) -> dict[str, Any]:
         return read_judged(run).get("recipe") or {}
     file = run / RUN_RECIPE
     recipe = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file.is_file() else {}
-    for name, spec in (recipe.get("rewards") or {}).items():
-        if (run / RUN_REWARDS / name).is_dir() or (run / RUN_REWARDS / f"{name}.pt").is_file():
-            recipe["rewards"][name] = {**(spec or {}), "learned in": str(run)}
-    return recipe
+    return with_origins(recipe, run)
 
 
 def _differing(recipes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from alignkit.models.locating import RUN_REWARDS
 from alignkit.text import excerpt
+from alignkit.trainers.ended_rewards import read_ended
 
 _SAMPLES = 10
 
@@ -28,7 +29,7 @@ def print_ending(
     console.print(figures_table(before, after))
     console.print(samples_table(rows_before, rows_after))
     console.print(f"model    {folder / 'model'}", highlight=False, soft_wrap=True)
-    if (folder / RUN_REWARDS).is_dir():
+    if read_ended(folder) is not None:
         console.print(f"rewards  {folder / RUN_REWARDS}, as they ended", highlight=False, soft_wrap=True)
     console.print(f"results  {folder / 'results.json'}", highlight=False, soft_wrap=True)
     console.print(f"report   {report}", highlight=False, soft_wrap=True)

@@ -23,7 +23,7 @@ from alignkit.run.ending import figure
 from alignkit.run.environment import check_processes, command_line, describe_environment, quiet_hosts
 from alignkit.run.ingredients import gather
 from alignkit.run.models import loading_options
-from alignkit.run.saved_rewards import restore_states, with_saved_networks
+from alignkit.run.saved_rewards import restore_states, with_origins, with_saved_networks
 from alignkit.text import completion_text, excerpt
 from alignkit.whole_files import write_text
 
@@ -122,7 +122,7 @@ def evaluate_run(
             "figures": figures,
             **({"temperatures": sweep} if sweep else {}),
             "rows": [{k: v for k, v in r.items() if k != "columns"} for r in rows],
-            "recipe": judged.to_dict(),
+            "recipe": with_origins(judged.to_dict(), Path(run)),
             "environment": {
                 **describe_environment(),
                 "seed": judged.training["seed"],

@@ -1,6 +1,7 @@
 """The folder of a run: what is in it, who writes it, and how an earlier run is continued or replaced.
 
 model/              the trained model, its tokenizer and its card (README.md)
+rewards/            rewards that learned, as they ended, see `alignkit.trainers.ended_rewards`
 recipe.yaml         the recipe as resolved, a recipe itself; its header names reward versions
 metrics.jsonl       one object a logged step
 samples.jsonl       completions, before, during and after training
@@ -33,6 +34,7 @@ from alignkit.recipe import Recipe
 from alignkit.reward import describe_reward
 from alignkit.run.environment import command_line, describe_environment
 from alignkit.trainers.checkpoint_files import choose_checkpoint, newest_last, step_of
+from alignkit.trainers.ended_rewards import discard_ended, move_ended
 from alignkit.whole_files import UNFINISHED, check_writable, discard, finish_replacing, put_in_place, write_text
 
 RUN_FILES = (
@@ -117,6 +119,7 @@ class RunFolder:
             self._move_aside()
         if not self.keep:
             shutil.rmtree(self.path / "model", ignore_errors=True)
+        discard_ended(self.path)
         for checkpoint in newest_last(self.path):
             discard(checkpoint)
         shutil.rmtree(self.path / UNFINISHED, ignore_errors=True)
@@ -131,6 +134,7 @@ class RunFolder:
         for name in (*RUN_FILES, "model"):
             if (self.path / name).exists():
                 (self.path / name).rename(aside / name)
+        move_ended(self.path, aside)
         print(f"the finished run in {self.path} is now in {aside}")
 
     def check_continues(self, recipe: Recipe) -> None:

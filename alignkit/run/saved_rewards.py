@@ -10,6 +10,7 @@ import torch
 from alignkit.models.locating import RUN_REWARDS
 from alignkit.recipe import Recipe
 from alignkit.reward import stateful_rewards
+from alignkit.trainers.ended_rewards import Ended, read_ended
 
 # What describes a network before it has learned; the saved one knows all of it.
 _OF_A_NEW_NETWORK = ("scratch", "tokenizer")
@@ -20,20 +21,28 @@ def with_saved_networks(recipe: Recipe, run: Path) -> Recipe:
 
     A copy where there are any. A network inside a composition has no name in the recipe: `restore_states` has it.
     """
-    kept = run / RUN_REWARDS
-    # a state beside it: the network is inside a composition, which may have the same name in the recipe
-    saved = [
-        name
-        for name in recipe.rewards
-        if (kept / name / "config.json").is_file() and not (kept / f"{name}.pt").is_file()
-    ]
+    ended = read_ended(run)
+    saved = [name for name in recipe.rewards if ended is not None and name in ended.models]
     if not saved:
         return recipe
     changed = copy.deepcopy(recipe)
     for name in saved:
         spec = {key: value for key, value in recipe.rewards[name].items() if key not in _OF_A_NEW_NETWORK}
-        changed.rewards[name] = {**spec, "model": str(kept / name)}
+        changed.rewards[name] = {**spec, "model": str(run / RUN_REWARDS / name)}
     return changed
+
+
+def with_origins(recipe: dict[str, Any], run: Path) -> dict[str, Any]:
+    """A recipe as a mapping, its rewards that learned marked with the run: rewards of one name that learned in two runs
+    are two measures."""
+    ended = read_ended(run)
+    if ended is None or not recipe.get("rewards"):
+        return recipe
+    marked = {
+        name: {**(spec or {}), "learned in": str(run)} if name in ended.learned else spec
+        for name, spec in recipe["rewards"].items()
+    }
+    return {**recipe, "rewards": marked}
 
 
 def restore_states(rewards: Iterable[Any], recipe: Recipe, run: Path) -> None:
@@ -48,9 +57,12 @@ def restore_states(rewards: Iterable[Any], recipe: Recipe, run: Path) -> None:
     """
     if not run.is_dir():
         return
+    ended = read_ended(run) or Ended()
     for key, reward in stateful_rewards(rewards).items():
         file = run / RUN_REWARDS / f"{key}.pt"
-        if file.is_file():
+        if key in ended.models and recipe.rewards.get(key, {}).get("model") == str(run / RUN_REWARDS / key):
+            continue
+        if key in ended.keys and key not in ended.models and file.is_file():
             reward.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        elif recipe.rewards.get(key, {}).get("model") != str(run / RUN_REWARDS / key):
+        else:
             print(f"{key}: what it learned in {run} is not known here; it is asked as the recipe starts with it")

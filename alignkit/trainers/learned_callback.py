@@ -12,8 +12,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from alignkit.errors import AlignkitError
 from alignkit.models.locating import RUN_REWARDS
 from alignkit.reward import LearnedReward, stateful_rewards, walk_rewards
-from alignkit.reward.contract import unwrap
 from alignkit.trainers.checkpoint_files import RECORD
+from alignkit.trainers.ended_rewards import write_ended
 
 FOLDER = RUN_REWARDS
 
@@ -127,15 +127,7 @@ class RewardStateCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            outermost = [unwrap(reward) for reward in self.rewards]
-            for key, reward in self.stateful.items():
-                place = Path(args.output_dir) / FOLDER
-                network = callable(getattr(reward, "save_pretrained", None))
-                if network:
-                    reward.save_pretrained(place / key)
-                # a network inside a composition has no name in a recipe, by which it could be asked for as a model
-                if not network or not any(reward is one for one in outermost):
-                    _write(reward, place / f"{key}.pt")
+            write_ended(self.rewards, Path(args.output_dir))
 
     def save(self, checkpoint: Path) -> None:
         """Write each reward's state to `checkpoint/rewards/<key>.pt`."""

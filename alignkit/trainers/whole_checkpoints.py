@@ -211,6 +211,8 @@ class WholeCheckpointsMixin:
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, RewardStateCallback):
                 callback.restore(Path(checkpoint))
+                # nobody says that training ends: a kill may have come before this was written
+                callback.on_train_end(self.args, self.state, self.control)
         return TrainOutput(self.state.global_step, 0.0, {})
 
     # ---- being interrupted ----------------------------------------------------------------------------------------
