@@ -121,7 +121,8 @@ def _add(total: Score, score: Score, weight: float) -> Score:
 class WeightedProduct(WeightedSum):
     """The product of several probabilities, each to the power of its weight, as one reward from 0 to 1.
 
-    A reward without an opinion is left out of a completion's product. Settings: `WeightedSum`'s, weights of 0 or more.
+    A reward without an opinion is left out of a completion's product, and so is one of weight 0, which may be any
+    number; where none is left the product is None. Settings: `WeightedSum`'s, weights of 0 or more.
 
     >>> def half(completions, **columns): return [0.5] * len(completions)
     >>> WeightedProduct([half, half], weights=[1, 2])(prompts=["a"], completions=["b"])
@@ -136,7 +137,7 @@ class WeightedProduct(WeightedSum):
     def combine(self, parts: list[list[Score]]) -> list[Score]:
         products: list[Score] = []
         for scores in zip(*parts, strict=True):
-            known = [(scalar_score(s), w) for s, w in zip(scores, self.weights, strict=True) if s is not None]
+            known = [(scalar_score(s), w) for s, w in zip(scores, self.weights, strict=True) if w and s is not None]
             wrong = [value for value, _ in known if not 0 <= value <= 1]  # type: ignore[operator]
             if wrong:
                 raise RewardError(f"{self.__name__} multiplies probabilities from 0 to 1, and a reward gave {wrong[0]}")

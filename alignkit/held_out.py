@@ -44,7 +44,7 @@ def generate_rows(
         model: the policy; with an adapter and no `ref_model`, the reference is the policy without it.
         processing_class: its tokenizer.
         examples: rows of the data; every column but `prompt` reaches the rewards.
-        generation_config: how to sample, see `alignkit.decoding.sampling.generation_config_for`.
+        generation_config: how to sample, see `alignkit.decoding.generation.generation_config_for`.
         reward_funcs: rewards to score with.
         reward_weights: their weights in the row's `reward`; 1 each when None.
         ref_model: the reference for the KL.

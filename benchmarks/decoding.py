@@ -35,8 +35,8 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2ForToken
 
 from alignkit import MCTS, load_reward
 from alignkit.data import load_data
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import encode_prompts, pad_left
-from alignkit.decoding.sampling import generation_config_for
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.tree import TreeReader
 

@@ -8,8 +8,9 @@ from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from alignkit import BestOfN
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
-from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
+from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError, DataError
 from alignkit.models.recurrent import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer

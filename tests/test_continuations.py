@@ -8,8 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alignkit import DAS, MCTS, BestOfN
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
-from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
+from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.held_out import generate_rows
 from alignkit.models.loading import load_tokenizer
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer

@@ -1,13 +1,17 @@
 """The cooperative trainer with rewards in the plural: who is taught, who has no opinion, and what guides a search."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from test_cooperative import Events, examples, trainer, vowels
 
+from alignkit.compose import WeightedProduct
+from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError, RewardError
+from alignkit.models.tiny import tiny_causal_lm
 from alignkit.reward import PrefixReward
 
 
@@ -152,6 +156,26 @@ def test_a_search_is_guided_by_what_the_weights_ask_for(tmp_path):
         trainer(tmp_path, reward=[minus, third], proposal="mcts", max_steps=1).decoder.search.reward(*asked)
 
 
+@pytest.mark.parametrize("proposal", ["mcts", "das"])
+def test_a_guide_knows_the_weight_of_a_single_reward(proposal, tmp_path):
+    guide = trainer(
+        tmp_path, reward=minus, reward_weights=[-2.0], reward_as="exponential", proposal=proposal
+    ).decoder.search
+    assert guide.reward(["it"], ["an ode"]) == [12.0]
+
+
+def test_a_reward_that_is_only_watched_guides_nothing_and_may_be_any_number(tmp_path):
+    asked = (["it"], ["an ode"])
+    weights = {"reward_weights": [1.0, 0.0]}
+    run = trainer(tmp_path, reward=[vowels, minus], proposal="das", max_steps=1, **weights)
+    assert run.decoder.search.reward(*asked) == pytest.approx(vowels(*asked))
+    run.train()
+    found = log_scores(tmp_path, [vowels, minus], **weights)
+    assert bool((found < 0).all()) and bool(found.isfinite().all())
+    product = WeightedProduct([opinions([None, 0.5]), minus], weights=[1.0, 0.0])
+    assert product(["it"] * 2, ["an ode"] * 2) == [None, 0.5]
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -187,3 +211,83 @@ def test_the_parts_of_a_guide_read_token_by_token_where_they_can(tmp_path):
     run = trainer(tmp_path, reward=[reward, vowels], proposal="mcts", proposal_settings={"simulations": 3})
     run.sample(examples(run))
     assert reward.begun == 1
+
+
+def test_a_prompt_whose_rewards_know_different_completions_does_not_count(tmp_path):
+    """Of the first prompt one reward knows two completions and the other one the other two; of the second both all."""
+    ones = opinions([0.9, 0.8, None, None, 0.5, 0.5, 0.25, 0.75])
+    others = opinions([None, None, 0.9, 0.8, 0.5, 0.5, 0.5, 0.5])
+    run = trainer(tmp_path, reward=[ones, others])
+    batch = run.shape(run.score(run.sample(examples(run))))
+    weights = batch["weights"].view(2, 4)
+    assert weights[0].tolist() == [0.0] * 4
+    assert float(weights[1].sum()) == pytest.approx(1.0)
+
+
+class BestOfTwo:
+    """A decoder of one's own that knows a reward: of two samples the longer text, without a density."""
+
+    def __call__(self, model, prompt_ids, prompt_mask, generation_config, *, prompts=None, columns=None, **more):
+        drawn = [SamplingDecoder()(model, prompt_ids, prompt_mask, generation_config) for _ in range(2)]
+        longer = max(drawn, key=lambda made: int(made.completion_mask.sum()))
+        return replace(longer, log_density=None)
+
+
+def test_a_decoder_of_ones_own_may_know_the_reward(tmp_path):
+    own = {"proposal": "own", "weighting": "uniform", "num_generations": 1, "max_steps": 2}
+    run = trainer(tmp_path, decoder=BestOfTwo(), **own)
+    run.train()
+    assert run.state.log_history[0]["grad_norm"] > 0
+    with pytest.raises(ConfigError, match="proposal='own' is a decoder of your own; pass it as decoder="):
+        trainer(tmp_path, **own)
+    with pytest.raises(ConfigError, match=r"weighting='uniform'.* proposal to 'own'"):
+        trainer(tmp_path, decoder=BestOfTwo(), weighting="uniform")
+    with pytest.raises(ConfigError, match="discriminator_samples=0 takes what BestOfTwo drew"):
+        trainer(tmp_path, decoder=BestOfTwo(), discriminator_samples=0)
+    with pytest.raises(ConfigError, match="has no setting 'top_p'"):
+        trainer(tmp_path, decoder=BestOfTwo(), proposal="own", proposal_settings={"top_p": 0.5})
+
+
+class Counts(Events):
+    """Says how often it was updated before, and which updates were repeated."""
+
+    def update(self, prompts, completions, references):
+        self.events.append(("update", list(completions)))
+        return {"before": len(self.events)}
+
+    def update_again(self, prompts, completions, references):
+        self.events.append(("again", list(completions)))
+
+
+def test_further_updates_on_one_sample_are_said_to_be_further_ones(tmp_path):
+    reward = Counts()
+    run = trainer(tmp_path, reward=reward, discriminator_updates=3)
+    run.sample(examples(run))
+    assert [kind for kind, _ in reward.events] == ["update", "again", "again"]
+    assert reward.events[0][1] == reward.events[2][1]
+    assert run.reward_states.last["events/before"] == 1.0
+
+
+def test_a_run_that_is_resumed_amid_a_rollout_logs_what_the_last_update_found(tmp_path):
+    settings = {"num_iterations": 3, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = trainer(tmp_path / "whole", reward=Events(), **settings)
+    whole.train()
+    resumed = trainer(tmp_path / "whole", reward=Events(), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
+
+    def seen(run):
+        return [row["events/seen"] for row in run.state.log_history if "loss" in row and row["step"] == 3]
+
+    assert seen(whole) and seen(resumed) == seen(whole)
+
+
+def test_likeliest_tokens_are_those_of_the_policy_that_sampled_without_dropout(tmp_path):
+    model = tiny_causal_lm()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    run = trainer(tmp_path, model=model, disable_dropout=False, num_iterations=2, control_variate=True)
+    rollout = run.score(run.sample(examples(run)))
+    run.model.train()
+    first, second = (run._next_tokens(rollout)["next_probs"] for _ in range(2))
+    assert torch.equal(first, second) and run.model.training

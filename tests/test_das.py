@@ -9,9 +9,9 @@ from test_mcts_density import log_p as log_p_of
 from test_mcts_density import small, texts
 
 from alignkit import DAS
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
 from alignkit.decoding.proposal import SearchProposal
-from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import ConfigError, RewardValueError
 from alignkit.models.tiny import tiny_tokenizer
 

@@ -12,10 +12,10 @@ from alignkit.cli import main
 from alignkit.decoding.best_of_n import BestOfN
 from alignkit.decoding.choosing import CHOOSERS
 from alignkit.decoding.das import DAS
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.mcts import MCTS
 from alignkit.decoding.prompts import encode_prompts, pad_left
 from alignkit.decoding.proposal import SearchDecoder
-from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import ConfigError
 from alignkit.held_out import generate_rows
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer

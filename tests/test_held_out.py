@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignkit.decoding.sampling import generation_config_for
+from alignkit.decoding.generation import generation_config_for
 from alignkit.held_out import generate_rows
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
 from alignkit.recipe import RecipeError, load_recipe

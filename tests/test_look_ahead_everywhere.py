@@ -7,8 +7,8 @@ from datasets import Dataset
 from trl import RLOOConfig, RLOOTrainer
 
 from alignkit import BestOfN, PPOConfig, PPOTrainer, load_metric, load_reward
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import encode_prompts, pad_left
-from alignkit.decoding.sampling import generation_config_for
 from alignkit.models.tiny import tiny_causal_lm, tiny_classifier, tiny_tokenizer
 
 TURNS = ["i loved the film .", "the plot was dull ."]

@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from alignkit import MCTS
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import encode_prompts, pad_left, pad_right
-from alignkit.decoding.sampling import generation_config_for
 from alignkit.models.recurrent import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration, LSTMConfig, LSTMForCausalLM
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
 from alignkit.models.tree import TreeReader

@@ -10,8 +10,9 @@ from test_mcts import found, made
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from alignkit import MCTS
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.proposal import SearchProposal
-from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
+from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError, DataError
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 

@@ -8,8 +8,8 @@ from tabular import BEGIN, INITIAL, SEQUENCES, log_probs, tabular_lm, tokenizer
 from transformers import GenerationConfig
 
 from alignkit.decoding.enumeration import EnumerationDecoder
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.mixture import MixtureDecoder
-from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import ConfigError
 from alignkit.models.recurrent.gru_seq2seq import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration
 from alignkit.models.recurrent.lstm import LSTMConfig, LSTMForCausalLM

@@ -8,7 +8,8 @@ import numpy
 import pytest
 import torch
 
-from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
+from alignkit.decoding.generation import generation_config_for
+from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError, ModelError, RecipeError, RewardCallError
 from alignkit.evaluation import evaluate_rows
 from alignkit.json_lines import read_json_lines

@@ -7,8 +7,8 @@ import torch
 
 from alignkit import DAS, MCTS
 from alignkit.compose import WeightedProduct, WeightedSum
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prefix_scores import TextScorer, prefix_scorer
-from alignkit.decoding.sampling import generation_config_for
 from alignkit.errors import ModelError, RewardCallError
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.reward import LearnedReward, PrefixReward
@@ -145,3 +145,40 @@ def test_a_reward_that_raises_stops_the_search():
     scorer = TextScorer(broken, ["a"], tiny_tokenizer(), {})
     with pytest.raises(RewardCallError, match="reward 'broken' raised ZeroDivisionError"):
         scorer.extend([0], ids_of("the"))
+
+
+@pytest.mark.parametrize("search", [MCTS, DAS])
+def test_a_scorer_of_beginnings_hears_of_one_end_token(search):
+    """A policy may end with several tokens (Llama 3); to a reader of beginnings they are the tokenizer's own."""
+    heard = set()
+
+    class Listens:
+        def __init__(self, count):
+            self.count = count
+
+        def extend(self, parents, tokens):
+            heard.update(int(token) for token in tokens)
+            return [0.5] * len(parents)
+
+        def keep(self, nodes):
+            pass
+
+    class Reward:
+        __name__ = "listens"
+
+        def __call__(self, prompts, completions, **columns):
+            return [0.5] * len(completions)
+
+        def begin(self, prompts, processing_class, columns):
+            return Listens(len(prompts))
+
+    model, tokenizer = tiny_causal_lm(), tiny_tokenizer()
+    others = list(range(6, 12))
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *others]
+    settings = {"simulations": 30} if search is MCTS else {"beams": 3, "candidates": 12}
+    config = generation_config_for(model, tokenizer, max_new_tokens=3)
+    model.generate(
+        input_ids=torch.tensor([[4, 5]]), generation_config=config, prompts=["a"],
+        custom_generate=search(Reward(), tokenizer, **settings),
+    )  # fmt: skip
+    assert tokenizer.eos_token_id in heard and not heard & set(others)

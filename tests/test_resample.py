@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from alignkit import Resample
 from alignkit.cli import main
-from alignkit.decoding.sampling import generation_config_for
+from alignkit.decoding.generation import generation_config_for
 from alignkit.errors import ConfigError, RewardError
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from tests.test_best_of_n import three_words

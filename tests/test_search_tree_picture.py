@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignkit import MCTS
-from alignkit.decoding.sampling import generation_config_for
+from alignkit.decoding.generation import generation_config_for
 from alignkit.errors import DataError
 from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.report.search_tree import draw_search_tree

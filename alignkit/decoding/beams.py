@@ -81,8 +81,9 @@ class BeamReading:
         limit = rows * settings.beams * (search.length + 1)
         self.policy = PolicyTree(search, limit, with_allowed=settings.policy_share > 0)
         self.scorer = prefix_scorer(
-            settings.reward, search.prompts, settings.processing_class, search.columns, search.behind is not None
-        )
+            settings.reward, search.prompts, settings.processing_class, search.columns, search.behind is not None,
+            search.ends,
+        )  # fmt: skip
         self.scored = rows
         self.following = self.policy.begin()
 

@@ -95,7 +95,7 @@ class Evaluation:
         self.reward = reward
         asked = (reward, search.prompts, processing_class, search.columns, search.behind is not None)
         self.whole = TextScorer(*asked) if rollouts else None
-        self.scorer = None if rollouts else prefix_scorer(*asked)
+        self.scorer = None if rollouts else prefix_scorer(*asked, search.ends)
         self.scored = len(search.prompts)  # nodes of the scorer
         self.calls = 0
 

@@ -62,7 +62,8 @@ def log_probabilities(
     """
     scores = scored.rewards
     wanted = "reward_as='odds'" if odds else "reward_as='probability'"
-    wrong = (scores < 0) | (scores > 1)  # not where it is NaN
+    # not where it is NaN, nor of a reward that only says which completions are known
+    wrong = ((scores < 0) | (scores > 1)) & (reward_weights != 0).to(scores.device)
     if bool(wrong.any()):
         row, place = wrong.nonzero()[0].tolist()
         raise RewardError(

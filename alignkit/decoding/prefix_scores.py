@@ -1,6 +1,6 @@
 """Scores of beginnings, by any reward: token by token where it can, as text where it cannot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,18 +93,44 @@ class PartsScorer:
             part.keep(nodes)
 
 
+class OneEnd:
+    """A `PrefixScorer` that knows one end token, for a policy that may end with others: the text is the same.
+
+    Args:
+        scorer: which knows `end`.
+        ends: what ends a completion.
+        end: the tokenizer's own.
+    """
+
+    def __init__(self, scorer: PrefixScorer, ends: Collection[int], end: int):
+        self.scorer, self.ends, self.end = scorer, ends, end
+
+    def extend(self, parents: Sequence[int], tokens: Sequence[int]) -> list[float]:
+        """As `TextScorer.extend`."""
+        return self.scorer.extend(parents, [self.end if token in self.ends else token for token in tokens])
+
+    def keep(self, nodes: Sequence[int]) -> None:
+        """Forgets every other node."""
+        self.scorer.keep(nodes)
+
+
 def prefix_scorer(
     reward: Any,
     prompts: list[Text],
     processing_class: PreTrainedTokenizerBase,
     columns: Mapping[str, list[Any]],
     continues: bool = True,
+    ends: Collection[int] = (),
 ) -> PrefixScorer:
     """The reward's own scorer of beginnings where it has one for this tokenizer, else a `TextScorer`; of a weighted sum
-    or product one that asks each part in its own way. `continues` as there."""
+    or product one that asks each part in its own way. `continues` as there; `ends` are the tokens that end a
+    completion."""
     asked = (prompts, processing_class, columns)
-    own = reward.begin(*asked) if isinstance(reward, PrefixReward) else None
+    own: PrefixScorer | None = reward.begin(*asked) if isinstance(reward, PrefixReward) else None
+    end = processing_class.eos_token_id
+    if own is not None and end is not None and set(ends) - {end}:
+        own = OneEnd(own, frozenset(ends), end)
     if own is None and isinstance(reward, WeightedSum):
-        parts = [prefix_scorer(part, *asked, continues) for part in reward.rewards]
+        parts = [prefix_scorer(part, *asked, continues, ends) for part in reward.rewards]
         own = None if all(type(part) is TextScorer for part in parts) else PartsScorer(reward, parts)
     return TextScorer(reward, *asked, continues) if own is None else own

@@ -115,7 +115,8 @@ def decode_completions(
         first = next((token for token in ids if token not in special), None)
         if first is None or not _ends_with_a_word(processing_class, prompt) or texts[row][:1].isspace():
             continue
-        if processing_class.convert_ids_to_tokens(int(first)).startswith(_BLANK):
+        # a padded vocabulary has ids of no token
+        if (processing_class.convert_ids_to_tokens(int(first)) or "").startswith(_BLANK):
             texts[row] = " " + texts[row]
     return texts
 

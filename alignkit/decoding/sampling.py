@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TemperatureLogitsWarper
+from transformers import GenerationConfig, PreTrainedModel, TemperatureLogitsWarper
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from alignkit.decoding.cache import BY_ROW, make_roomy, shared_prompts
@@ -59,37 +59,6 @@ class Completions:
             row[keep].tolist()
             for row, keep in zip(self.completion_ids.cpu(), self.completion_mask.bool().cpu(), strict=True)
         ]
-
-
-def generation_config_for(
-    model: PreTrainedModel, processing_class: PreTrainedTokenizerBase, **settings: Any
-) -> GenerationConfig:
-    """How to sample from `model`: its own end-of-sequence tokens and the tokenizer's, and `settings` on top.
-
-    A `temperature` of 0 takes the likeliest token at every step.
-    """
-    if settings.get("temperature") == 0:
-        settings = {**settings, "do_sample": False, "temperature": 1.0}
-    ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    if processing_class.eos_token_id is not None and processing_class.eos_token_id not in ends:
-        ends.insert(0, processing_class.eos_token_id)
-    pad = processing_class.pad_token_id
-    return GenerationConfig(
-        **{
-            "do_sample": True,
-            "eos_token_id": ends or None,
-            "pad_token_id": pad if pad is not None else (ends[0] if ends else None),
-            "bos_token_id": processing_class.bos_token_id,
-            "decoder_start_token_id": getattr(model.config, "decoder_start_token_id", None),
-            # `generate` fills what is left out from the model's own defaults, top-k 50 among them
-            "top_k": 0,
-            "top_p": 1.0,
-            "temperature": 1.0,
-            **settings,
-        },
-        disable_compile=True,
-    )
 
 
 class Decoder(Protocol):

@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.data.dialogue import TURN_END
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
-from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
+from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError, ModelError
 from alignkit.metrics.text_metric import TextMetric
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer

@@ -55,6 +55,14 @@ class LearnedReward(ABC):
             What to log: plain floats under short names, such as `{"loss": 0.31, "accuracy": 0.84}`.
         """
 
+    def update_again(self, prompts: list, completions: list, references: list) -> None:
+        """Learns once more from what the last `update` got, where a trainer asks for several updates on one sample.
+
+        A reward that keeps earlier samples must not keep these twice, nor take them for earlier ones. By default it is
+        `update`.
+        """
+        self.update(prompts, completions, references)
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Everything that `update` changes: weights, optimiser, counters, random state.

@@ -12,8 +12,9 @@ from rich.markup import escape
 
 from alignkit.compose import WeightedSum
 from alignkit.data.dialogue import TURN_END, Context, context_of
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import check_room, encode_prompts
-from alignkit.decoding.sampling import SamplingDecoder, generation_config_for
+from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import DataError
 from alignkit.held_out import generate_rows
 from alignkit.json_lines import read_json_lines

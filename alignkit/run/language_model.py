@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from trl import SFTConfig
 
-from alignkit.decoding.sampling import generation_config_for
+from alignkit.decoding.generation import generation_config_for
 from alignkit.errors import DataError
 from alignkit.evaluation import evaluate_rows
 from alignkit.held_out import generate_rows

@@ -1,5 +1,6 @@
 """The models that a recipe names or describes, and how it says that they are loaded."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def named_models(recipe: Recipe) -> dict[str, str]:
     """Every model that the recipe names: the key where it stands -> name."""
     named = {"model": recipe.model.get("name"), "model.reference": recipe.model.get("reference", {}).get("name")}
     named["data.labeller"] = recipe.data.get("labeller", {}).get("model")
-    for name, spec in recipe.rewards.items():
-        named |= {f"rewards.{name}": spec.get("model"), f"rewards.{name}.tokenizer": spec.get("tokenizer")}
+    for where, spec in _with_parts({f"rewards.{name}": spec for name, spec in recipe.rewards.items()}):
+        named |= {where: spec.get("model"), f"{where}.tokenizer": spec.get("tokenizer")}
     metrics = recipe.evaluation.get("metrics", {})
     for name, spec in metrics.items():
         judge = spec.get("reward")
@@ -33,6 +34,17 @@ def named_models(recipe: Recipe) -> dict[str, str]:
     asked = (recipe.evaluation.get("decoder") or {}).get("reward")
     named["evaluation.decoder.reward"] = asked.get("model") if isinstance(asked, dict) else None
     return {where: name for where, name in named.items() if isinstance(name, str)}
+
+
+def _with_parts(specs: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The settings of each reward with their dotted key, and of those inside it: a composition has some of its own."""
+    for where, spec in specs.items():
+        yield where, spec
+        inside: dict[str, Any] = {}
+        for key, value in spec.items():
+            listed = enumerate(value) if isinstance(value, list) else ()
+            inside |= {f"{where}.{key}": value} | {f"{where}.{key}.{place}": part for place, part in listed}
+        yield from _with_parts({key: part for key, part in inside.items() if isinstance(part, dict) and "use" in part})
 
 
 def check_starting_models(recipe: Recipe) -> None:

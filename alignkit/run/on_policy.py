@@ -72,9 +72,10 @@ def _check_context(trainer: Any, found: Ingredients) -> None:
     context = getattr(config, "n_positions", None)
     if context is None or config.is_encoder_decoder:
         return
-    room = context - (trainer.args.max_completion_length or 0)
+    room = context - (trainer.args.max_completion_length)
     for name, part in found.data.items():
-        lengths = [len(ids) for ids in encode_prompts(trainer.processing_class, list(part["prompt"]))]
+        encoded = encode_prompts(trainer.processing_class, list(part["prompt"]), trainer.chat_template_kwargs)
+        lengths = [len(ids) for ids in encoded]
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         if lengths[longest] > room:
             shown = excerpt(part[longest]["prompt"])

@@ -46,7 +46,7 @@ def search_rows(
         model: a causal LM or an encoder-decoder.
         processing_class: its tokenizer.
         examples: rows with a `prompt`; the other columns reach the rewards.
-        generation_config: how to sample, see `alignkit.decoding.sampling.generation_config_for`.
+        generation_config: how to sample, see `alignkit.decoding.generation.generation_config_for`.
         search: what completes.
         reward_funcs: rewards whose scores are told.
         batch_size: prompts completed at a time.

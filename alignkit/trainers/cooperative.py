@@ -45,14 +45,8 @@ class CooperativeTrainer(OnPolicyTrainer):
         self, model: Any, reward_funcs: Any = None, args: CooperativeConfig | None = None, *rest: Any, **named: Any
     ):
         own = named.get("decoder")
-        if (
-            own is not None
-            and isinstance(args, CooperativeConfig)
-            and (args.proposal != "policy" or args.proposal_settings)
-        ):
-            raise ConfigError(
-                f"a decoder was given and proposal={args.proposal!r}: both would draw completions; leave one out"
-            )
+        if isinstance(args, CooperativeConfig):
+            _check_decoder(own, args)
         super().__init__(model, reward_funcs, args, *rest, **named)
         if self.args.reward_as != "exponential" and bool((self.reward_weights < 0).any()):
             raise ConfigError(
@@ -68,14 +62,16 @@ class CooperativeTrainer(OnPolicyTrainer):
 
     def _proposal(self) -> Any:
         """The proposal; a guided one asks for what the weights ask for, of several rewards their product or sum."""
-        reward, settings = self.rewards[0], dict(self.args.proposal_settings or {})
-        if self.args.reward_as == "exponential":
-            if len(self.rewards) > 1:
-                reward = WeightedSum(self.rewards, self.reward_weights.tolist())
-            if self.args.proposal == "das":
-                settings = {"reward_as": "exponential", "alpha": 1 / self.args.reward_temperature, **settings}
-        elif len(self.rewards) > 1 or self.reward_weights.tolist() != [1.0]:
-            reward = WeightedProduct(self.rewards, self.reward_weights.tolist())
+        settings = dict(self.args.proposal_settings or {})
+        weighted = [(r, w) for r, w in zip(self.rewards, self.reward_weights.tolist(), strict=True) if w]
+        # all of weight 0: the target is the policy, whatever they say
+        rewards, weights = zip(*weighted, strict=True) if weighted else (self.rewards, [0.0] * len(self.rewards))
+        reward = rewards[0]
+        if list(weights) != [1.0]:
+            combined = WeightedSum if self.args.reward_as == "exponential" else WeightedProduct
+            reward = combined(rewards, weights)
+        if self.args.reward_as == "exponential" and self.args.proposal == "das":
+            settings = {"reward_as": "exponential", "alpha": 1 / self.args.reward_temperature, **settings}
         return make_proposal(self.args.proposal, settings, reward, self.processing_class)
 
     # ---- 1. the learned rewards see what the policy writes ----------------------------------------------------------
@@ -127,8 +123,9 @@ class CooperativeTrainer(OnPolicyTrainer):
                 f"{type(self.decoder).__name__} knows none; take another proposal, or weighting='best'"
             )
         log_probs = masked_sum(made.log_probs, made.completion_mask, dim=1)
-        weights, own = self._weights(rollout, log_probs)
-        known = self.accelerator.gather(~rollout.scores.isnan()).view(-1, self.num_generations).any(1)
+        scores = rollout.scores if self.args.weighting == "reward" else self.log_scores(rollout)
+        weights, own = self._weights(rollout, log_probs, scores)
+        known = self.accelerator.gather(~scores.isnan()).view(-1, self.num_generations).any(1)
         # of a pass over the rollout, an optimiser step sees this share of the prompts, or of each prompt's rows
         steps = self.args.steps_per_generation // self.args.gradient_accumulation_steps
         factor = self.accelerator.num_processes * steps / known.sum().clamp(min=1)
@@ -145,6 +142,7 @@ class CooperativeTrainer(OnPolicyTrainer):
         """(B, T, K) the likeliest tokens in each place under the policy that sampled, and their probabilities."""
         made, size = rollout.made, self.args.per_device_train_batch_size
         whole = (made.prompt_ids, made.prompt_mask, made.completion_ids, made.completion_mask)
+        self.model.eval()  # as it was while sampling
         with self.phase("reference"), self.accelerator.autocast():
             found = [
                 score_completions(
@@ -153,20 +151,24 @@ class CooperativeTrainer(OnPolicyTrainer):
                 )
                 for start in range(0, len(whole[0]), size)
             ]  # fmt: skip
+        self.model.train()
         log_probs = torch.cat([part["top_log_probs"] for part in found])
         return {"next_ids": torch.cat([part["top_ids"] for part in found]), "next_probs": log_probs.exp()}
 
-    def _weights(self, rollout: Rollout, log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _weights(
+        self, rollout: Rollout, log_probs: torch.Tensor, scores: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B,) the weight of each of this process's completions; those of a prompt may lie in several processes. With a
-        control variate what it took off is the second, also (B,)."""
+        control variate what it took off is the second, also (B,). `scores` are logarithms, but for weighting 'reward'.
+        """
         size, gather = self.num_generations, self.accelerator.gather
         log_density = rollout.made.log_density if rollout.made.log_density is not None else log_probs
         if self.args.weighting == "reward":
-            everyone = gather(log_weights(log_probs, torch.zeros_like(rollout.scores), log_density))
-            scores = gather(rollout.scores)
+            everyone = gather(log_weights(log_probs, torch.zeros_like(scores), log_density))
+            scores = gather(scores)
             everyone = torch.where(scores.isnan(), torch.nan, everyone)
             return self._mine(self._shares(everyone) * self._advantages(scores)), None
-        log_scores = self.log_scores(rollout)
+        log_scores = scores
         if self.args.weighting == "best":
             return self._mine(best_of_group(gather(log_probs.to(log_scores.dtype) + log_scores), size)), None
         if self.args.weighting == "uniform":
@@ -258,6 +260,23 @@ class CooperativeTrainer(OnPolicyTrainer):
             expected = masked_sum(_cross_entropy(scores, batch), batch["learn_mask"], dim=1)
             loss = loss + (batch["own_weights"] * expected).sum()
         return loss if extra is None else self.blended(loss, extra, batch)
+
+
+def _check_decoder(own: Any, args: CooperativeConfig) -> None:
+    """A decoder of the user's beside what the config says of proposals."""
+    if own is None:
+        if args.proposal == "own":
+            raise ConfigError("proposal='own' is a decoder of your own; pass it as decoder=")
+        return
+    if args.proposal not in ("policy", "own") or args.proposal_settings:
+        raise ConfigError(
+            f"a decoder was given and proposal={args.proposal!r}: both would draw completions; leave one out"
+        )
+    if args.discriminator_samples == 0:
+        raise ConfigError(
+            f"discriminator_samples=0 takes what {type(own).__name__} drew for samples of the policy, which they are "
+            "not; set it to 1 or more"
+        )
 
 
 def _cross_entropy(scores: Scores, batch: Batch) -> torch.Tensor:

@@ -38,8 +38,8 @@ class CooperativeConfig(OnPolicyConfig):
 
     Args:
         proposal: what draws completions: `policy`, `mixture` (of the policy and its nucleus, see `MixtureDecoder`),
-            `mcts` or `das` (searches guided by the reward, which sample) or `exact` (all completions of a small space,
-            see `EnumerationDecoder`).
+            `mcts` or `das` (searches guided by the reward, which sample), `exact` (all completions of a small space,
+            see `EnumerationDecoder`) or `own` (the trainer's `decoder`, which knows the reward).
         proposal_settings: of the proposal, such as `{policy_share: 0.1, top_p: 0.8}`.
         weighting: `importance` (log p + log D - log q^, normalised over a prompt's completions: GCN), `uniform` (plain
             likelihood of what a guided proposal found), `best` (likelihood of the one completion that q likes most:
@@ -60,7 +60,7 @@ class CooperativeConfig(OnPolicyConfig):
         baseline: of `weighting="reward"`: `batch_mean`, `leave_one_out` or `none`.
         discriminator_samples: completions of each prompt that the policy writes for the learned rewards to learn from;
             0 takes those of the proposal, which must be the policy then.
-        discriminator_updates: how often a learned reward's `update` gets them.
+        discriminator_updates: how often a learned reward learns from them: once by `update`, then by `update_again`.
         min_effective_share: the health check speaks when the effective sample size stays below this share of
             `num_generations`.
     """
@@ -150,7 +150,8 @@ class CooperativeConfig(OnPolicyConfig):
     def _nothing_to_learn(self) -> list[str]:
         """Combinations whose gradient is zero in expectation, or does not know the reward."""
         problems = []
-        guided = PROPOSALS[self.proposal].guided
+        # what a decoder of the user's knows of the reward cannot be told
+        guided = PROPOSALS[self.proposal].guided or self.proposal == "own"
         if self.num_generations == 1 and not guided and self.weighting in ("importance", "best"):
             problems.append(
                 f"num_generations=1 with weighting={self.weighting!r}: the one completion of a prompt has the weight 1 "
@@ -169,7 +170,8 @@ class CooperativeConfig(OnPolicyConfig):
         if self.weighting == "uniform" and not guided:
             problems.append(
                 f"weighting='uniform' with proposal={self.proposal!r}: these completions know nothing of the reward, "
-                "and neither would their weights; set weighting to 'importance'"
+                "and neither would their weights; set weighting to 'importance', or (with a decoder of your own) "
+                "proposal to 'own'"
             )
         if self.reward_as == "odds" and self.weighting in ("uniform", "reward"):
             problems.append(

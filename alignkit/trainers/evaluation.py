@@ -9,7 +9,8 @@ import torch
 from accelerate.utils import gather_object
 from trl.models import unwrap_model_for_generation
 
-from alignkit.decoding.sampling import Decoder, generation_config_for
+from alignkit.decoding.generation import generation_config_for
+from alignkit.decoding.sampling import Decoder
 from alignkit.errors import DataError
 from alignkit.evaluation import evaluate_rows
 from alignkit.held_out import Row, generate_rows

@@ -1,5 +1,6 @@
 """The one callback that owns rewards which change: it updates, saves and restores them, for our trainers and TRL's."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from alignkit.trainers.checkpoint_files import RECORD
 from alignkit.trainers.ended_rewards import write_ended
 
 FOLDER = RUN_REWARDS
+FIGURES = "figures.json"  # of the last update, which steps without one log again
 
 
 def _of_all_processes(pending: tuple[list, list, list]) -> tuple[list, list, list]:
@@ -83,7 +85,8 @@ class RewardStateCallback(TrainerCallback):
         self._train(False)
 
     def update_now(self, seed: int, times: int = 1) -> None:
-        """Update each learned reward on what it remembers, all processes together; its figures are then in `last`.
+        """Update each learned reward on what it remembers, all processes together; the figures of the first update, of
+        what it did not know, are then in `last`.
 
         Args:
             seed: of the random numbers of the update, the same on all processes.
@@ -95,8 +98,9 @@ class RewardStateCallback(TrainerCallback):
                 if pending[0]:
                     with torch.random.fork_rng():
                         torch.manual_seed(seed)
-                        for _ in range(times):
-                            figures = reward.update(*pending)
+                        figures = reward.update(*pending)
+                        for _ in range(times - 1):
+                            reward.update_again(*pending)
                     self.last.update({f"{key}/{name}": float(value) for name, value in figures.items()})
 
     def _train(self, training: bool) -> None:
@@ -133,6 +137,8 @@ class RewardStateCallback(TrainerCallback):
         """Write each reward's state to `checkpoint/rewards/<key>.pt`."""
         for key, reward in self.stateful.items():
             _write(reward, checkpoint / FOLDER / f"{key}.pt")
+        if self.stateful:
+            (checkpoint / FOLDER / FIGURES).write_text(json.dumps(self.last) + "\n", encoding="utf-8")
 
     def restore(self, checkpoint: Path) -> None:
         """Read them back.
@@ -148,3 +154,6 @@ class RewardStateCallback(TrainerCallback):
                     "rewards that the run was started with"
                 )
             reward.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        figures = checkpoint / FOLDER / FIGURES
+        if figures.is_file():
+            self.last = json.loads(figures.read_text(encoding="utf-8"))

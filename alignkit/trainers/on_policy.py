@@ -19,8 +19,9 @@ from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from alignkit.advantages import KLController, kl_estimate, masked_sum, moments, token_rewards, whiten
+from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import behind, decode_completions, encode_prompts, pad_left, pad_right
-from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder, generation_config_for
+from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder
 from alignkit.errors import ConfigError
 from alignkit.losses import approximate_kl
 from alignkit.models.faster import keep_freed_memory

@@ -177,7 +177,7 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
     _ranges = {  # noqa: RUF012  (a table for all, no setting)
         "num_generations": Range(low=1, whole=True),
         "num_iterations": Range(low=1, whole=True),
-        "max_completion_length": Range(low=1, whole=True, optional=True, advice="None goes to the model's limit"),
+        "max_completion_length": Range(low=1, whole=True, advice="tokens of the longest completion, such as 256"),
         "temperature": Range(above=True, advice="training samples; a small temperature is nearly greedy"),
         "kl_coef": Range(advice="0 leaves the penalty out; below 0 it would reward leaving the reference"),
         "kl_target": Range(above=True, optional=True, advice="None keeps kl_coef fixed"),
@@ -289,5 +289,11 @@ class OnPolicyConfig(KnownSettings, GRPOConfig):
             problems.append(
                 f"generation_kwargs={{{name!r}: {self.generation_kwargs[name]!r}}}: completions are scored as samples "
                 "at `temperature`, and would be made otherwise; set `temperature` itself and leave this out"
+            )
+        many = (self.generation_kwargs or {}).get("num_return_sequences")
+        if many is not None:
+            problems.append(
+                f"generation_kwargs={{'num_return_sequences': {many!r}}}: num_generations says how many completions a "
+                "prompt has; set that and leave this out"
             )
         return problems

@@ -35,6 +35,10 @@ def search_proposal(search: type, reward: Any, processing_class: Any, **settings
     return SearchProposal(search(reward, processing_class, **settings))
 
 
+class OwnProposal:
+    """Stands for a decoder that the trainer is given; it takes no settings."""
+
+
 @dataclass(frozen=True)
 class Proposal:
     """One value of the setting `proposal`.
@@ -81,6 +85,7 @@ PROPOSALS = {
     ),
     "das": Proposal(partial(search_proposal, DAS), DAS, guided=True, defaults={"sample": True, "policy_share": 0.1}),
     "exact": Proposal(EnumerationDecoder, EnumerationDecoder),
+    "own": Proposal(OwnProposal, OwnProposal),
 }
 
 

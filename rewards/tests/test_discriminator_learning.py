@@ -264,3 +264,21 @@ def test_a_loss_that_is_no_number_stops_the_run():
         reward.network()[0].score.bias.fill_(math.nan)
     with pytest.raises(RewardError, match="its loss is nan"):
         reward.update(*batch())
+
+
+@pytest.mark.parametrize("replay", [8, 64])
+def test_further_updates_replay_nothing_of_their_own_sample_and_keep_it_once(replay):
+    reward = made("cnn", replay=replay, replay_share=0.5, update_size=12)
+    before, now = batch(0), batch(1)
+    reward.update(*before)
+    learner = reward.learner()
+    reward.update(*now)
+    kept = list(learner.kept)
+    own = {tuple(row.ids) for row in learner.reader.encode(now[0], now[1])}
+    earlier = [row for i, row in enumerate(kept) if i not in learner.fresh]
+    assert len(kept) == min(replay, 24) and {tuple(kept[i].ids) for i in learner.fresh} <= own
+    replayed = [learner._earlier(12) for _ in range(20)]
+    assert all(row in earlier for rows in replayed for row in rows)
+    assert any(replayed) == bool(earlier)
+    reward.update_again(*now)
+    assert learner.kept == kept

@@ -70,6 +70,7 @@ class Learner:
         self.reader, self.settings = reader, settings
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.kept: list[Row] = []
+        self.fresh: set[int] = set()  # places of those that the last update put there
         self.updates = self.steps = 0
         self.weights = [weight for weight in reader.model.parameters() if weight.requires_grad]
         self.optimizer: Any = None
@@ -90,13 +91,16 @@ class Learner:
         """One of so many, at random."""
         return int(torch.randint(count, (), generator=self.generator)) if count > 1 else 0
 
-    def learn(self, real: Sequence[Row], fake: Sequence[Row]) -> dict[str, float]:
+    def learn(self, real: Sequence[Row], fake: Sequence[Row], again: bool = False) -> dict[str, float]:
         """Takes the gradient steps of one update; gives what to log.
 
         Args:
             real: people's texts.
             fake: the policy's, not necessarily of equal number.
+            again: they are those of the last update, which keeps them no second time, nor takes them for earlier ones.
         """
+        if not again:
+            self.fresh = set()
         if not self.settings.updates:
             return self._measure(real, fake)
         seen = Seen([], [])
@@ -119,7 +123,8 @@ class Learner:
                 losses.append(loss)
                 norms.append(norm)
         model.eval()
-        self._keep(fake)
+        if not again:
+            self._keep(fake)
         self.updates += 1
         self.steps += len(losses)
         figures = {"loss": sum(losses) / len(losses), **seen.figures(self.reader.kind == "causal")}
@@ -176,17 +181,21 @@ class Learner:
 
     def _earlier(self, size: int) -> list[Row]:
         """Earlier samples for their share of a step, without any of this update."""
-        wanted = min(round(self.settings.replay_share * size), len(self.kept), size - 1)
-        chosen = torch.randperm(len(self.kept), generator=self.generator)[:wanted].tolist() if wanted else []
-        return [self.kept[i] for i in chosen]
+        known = [row for i, row in enumerate(self.kept) if i not in self.fresh]
+        wanted = min(round(self.settings.replay_share * size), len(known), size - 1)
+        chosen = torch.randperm(len(known), generator=self.generator)[:wanted].tolist() if wanted else []
+        return [known[i] for i in chosen]
 
     def _keep(self, fake: Sequence[Row]) -> None:
         """Puts the policy's texts among the earlier ones; when these are full, each takes the place of a random one."""
         for row in fake if self.settings.replay else ():
-            if len(self.kept) < self.settings.replay:
+            place = len(self.kept)
+            if place < self.settings.replay:
                 self.kept.append(row)
             else:
-                self.kept[self.draw(len(self.kept))] = row
+                place = self.draw(place)
+                self.kept[place] = row
+            self.fresh.add(place)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser, counters, earlier samples and random state, as copies on the CPU."""

@@ -166,17 +166,16 @@ class Discriminator(NetworkReward, LearnedReward):
         Raises:
             RewardError: a reference is None, or the loss is no finite number any more.
         """
-        from alignkit_rewards.discriminator.texts import unlike_beginnings
-        from alignkit_rewards.words import references as texts_of
+        return self._learn(prompts, completions, references)
 
-        given = [texts_of(value) for value in references]
-        without = sum(not texts for texts in given)
-        if without:
-            raise RewardError(
-                f"discriminator learns to tell people's texts from the policy's, but {without} of {len(references)} "
-                f"references are None: the data need a text in column {self.reference_column!r} of every row (or set "
-                "reference_column). To score with a trained discriminator that does not learn, set updates: 0"
-            )
+    def update_again(self, prompts: list, completions: list, references: list) -> None:
+        """As `update`, on what it got last; replay takes none of it for earlier samples."""
+        self._learn(prompts, completions, references, again=True)
+
+    def _learn(self, prompts: list, completions: list, references: list, again: bool = False) -> dict[str, float]:
+        from alignkit_rewards.discriminator.texts import peoples_texts, unlike_beginnings
+
+        given = peoples_texts(references, self.reference_column)
         if not given:
             return {}
         learner = self.learner()
@@ -190,7 +189,7 @@ class Discriminator(NetworkReward, LearnedReward):
         real, fake = (
             [row for row in reader.encode(prompts, texts) if reader.readable(row)] for texts in (people, written)
         )
-        return learner.learn(real, fake) if real and fake else {}
+        return learner.learn(real, fake, again) if real and fake else {}
 
     def begin(self, prompts: list, processing_class: Any, columns: Mapping[str, list]) -> PrefixScorer | None:
         """A scorer of beginnings, token by token; see `PrefixReward.begin`.

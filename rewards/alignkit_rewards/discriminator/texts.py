@@ -11,6 +11,7 @@ from alignkit.decoding.prompts import pad_right
 from alignkit.errors import RewardError
 from alignkit.text import completion_text, joined_text, prompt_text
 from alignkit_rewards.network import even_batches
+from alignkit_rewards.words import references as texts_of
 
 # Fewer texts may begin alike by chance.
 _ENOUGH = 8
@@ -210,3 +211,20 @@ def unlike_beginnings(people: Sequence[str], policy: Sequence[str]) -> str | Non
         return None
     with_blank, without = ("references", "completion") if True in kinds[0] else ("completions", "reference")
     return f"all {len(policy)} {with_blank} begin with a blank and no {without} does"
+
+
+def peoples_texts(references: Sequence[Any], column: str) -> list[list[str]]:
+    """What people wrote in each row, one text or several.
+
+    Raises:
+        RewardError: a row has none.
+    """
+    given = [texts_of(value) for value in references]
+    without = sum(not texts for texts in given)
+    if without:
+        raise RewardError(
+            f"discriminator learns to tell people's texts from the policy's, but {without} of {len(references)} "
+            f"references are None: the data need a text in column {column!r} of every row (or set reference_column). "
+            "To score with a trained discriminator that does not learn, set updates: 0"
+        )
+    return given
