@@ -11,6 +11,7 @@ from alignkit.cli import main
 from alignkit.comparison import compare_rows
 from alignkit.errors import ConfigError, DataError
 from alignkit.json_lines import append_json_lines
+from alignkit.trainers.ended_rewards import write_ended
 
 
 def rows(count=40, prompts=None, trained=None, reward=0.0, length=5, **metrics):
@@ -187,6 +188,21 @@ def test_who_searched_and_how_hot_is_said(tmp_path, capsys):
     ]  # fmt: skip
 
 
+class Learned:
+    """A reward with a state."""
+
+    __name__ = "discriminator"
+
+    def __call__(self, prompts, completions, **columns):
+        return [0.5] * len(completions)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
 def test_rewards_that_learned_apart_get_no_difference_and_no_verdict(tmp_path, capsys):
     """Each discriminator ends as another judge, even where all began as one."""
     begun = {"discriminator": {"model": "start", "updates": 2}, "length": {"target": 5}}
@@ -196,7 +212,7 @@ def test_rewards_that_learned_apart_get_no_difference_and_no_verdict(tmp_path, c
         for row in own:
             row["rewards"]["length"] = value
         paths[name] = run_folder(tmp_path / name, own, rewards=begun)
-        (tmp_path / name / "rewards" / "discriminator").mkdir(parents=True)
+        write_ended([Learned()], tmp_path / name)
     assert main(["compare", paths["gan"], paths["gcn"], "--output", str(tmp_path / "found.json")]) == 0
     assert "rewards/discriminator is not the same in gan (" in capsys.readouterr().out.replace("\n", " ")
     found = json.loads((tmp_path / "found.json").read_text())
