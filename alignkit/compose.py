@@ -121,8 +121,7 @@ def _add(total: Score, score: Score, weight: float) -> Score:
 class WeightedProduct(WeightedSum):
     """The product of several probabilities, each to the power of its weight, as one reward from 0 to 1.
 
-    A reward without an opinion is left out of a completion's product, and so is one of weight 0, which may be any
-    number; where none is left the product is None. Settings: `WeightedSum`'s, weights of 0 or more.
+    A reward without an opinion, or of weight 0, is left out; without any other the product is None. Settings as there.
 
     >>> def half(completions, **columns): return [0.5] * len(completions)
     >>> WeightedProduct([half, half], weights=[1, 2])(prompts=["a"], completions=["b"])
