@@ -121,7 +121,7 @@ def _add(total: Score, score: Score, weight: float) -> Score:
 class WeightedProduct(WeightedSum):
     """The product of several probabilities, each to the power of its weight, as one reward from 0 to 1.
 
-    A reward without an opinion, or of weight 0, is left out; without any other the product is None. Settings as there.
+    A reward without an opinion, or of weight 0, is left out (None where all are). Settings: `WeightedSum`'s, from 0 on.
 
     >>> def half(completions, **columns): return [0.5] * len(completions)
     >>> WeightedProduct([half, half], weights=[1, 2])(prompts=["a"], completions=["b"])
