@@ -242,8 +242,8 @@ def test_a_decoder_of_ones_own_may_know_the_reward(tmp_path):
         trainer(tmp_path, **own)
     with pytest.raises(ConfigError, match=r"weighting='uniform'.* proposal to 'own'"):
         trainer(tmp_path, decoder=BestOfTwo(), weighting="uniform")
-    with pytest.raises(ConfigError, match="discriminator_samples=0 takes what BestOfTwo drew"):
-        trainer(tmp_path, decoder=BestOfTwo(), discriminator_samples=0)
+    with pytest.raises(ConfigError, match="discriminator_samples=0 takes what the proposal 'own' drew"):
+        trainer(tmp_path, decoder=BestOfTwo(), discriminator_samples=0, **own)
     with pytest.raises(ConfigError, match="has no setting 'top_p'"):
         trainer(tmp_path, decoder=BestOfTwo(), proposal="own", proposal_settings={"top_p": 0.5})
 

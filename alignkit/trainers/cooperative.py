@@ -272,11 +272,6 @@ def _check_decoder(own: Any, args: CooperativeConfig) -> None:
         raise ConfigError(
             f"a decoder was given and proposal={args.proposal!r}: both would draw completions; leave one out"
         )
-    if args.discriminator_samples == 0:
-        raise ConfigError(
-            f"discriminator_samples=0 takes what {type(own).__name__} drew for samples of the policy, which they are "
-            "not; set it to 1 or more"
-        )
 
 
 def _cross_entropy(scores: Scores, batch: Batch) -> torch.Tensor:

@@ -59,7 +59,7 @@ class CooperativeConfig(OnPolicyConfig):
             others the sampled token stands. Each takes 12 bytes a token of the rollout.
         baseline: of `weighting="reward"`: `batch_mean`, `leave_one_out` or `none`.
         discriminator_samples: completions of each prompt that the policy writes for the learned rewards to learn from;
-            0 takes those of the proposal, which must be the policy then.
+            0 takes those of the proposal, which must be the policy then (a `decoder` of yours is taken at its word).
         discriminator_updates: how often a learned reward learns from them: once by `update`, then by `update_again`.
         min_effective_share: the health check speaks when the effective sample size stays below this share of
             `num_generations`.
