@@ -126,7 +126,7 @@ def test_going_back_to_a_checkpoint_moves_the_policy_of_both(both):
 def test_the_checkpoint_has_the_reward_and_a_rollout_for_each(both):
     checkpoint = both[0] / "run" / "checkpoint-2"
     assert {"rollout_0.pt", "rollout_1.pt", "rewards", "alignkit_state.pt"} <= {f.name for f in checkpoint.iterdir()}
-    assert {f.name for f in (checkpoint / "rewards").iterdir()} == {"letters.pt", "whiten_len_of.pt"}
+    assert {f.name for f in (checkpoint / "rewards").iterdir()} == {"letters.pt", "whiten_len_of.pt", "figures.json"}
 
 
 def test_running_statistics_cover_both(both):
