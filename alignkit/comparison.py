@@ -240,7 +240,7 @@ def _verdict(
         return f"{system}: was not trained on a reward"
     rewards, others = [n for n in rewards if n not in unlike], [n for n in rewards if n in unlike]
     if not rewards:
-        return f"{system}: {', '.join(others)} is not the same in all systems; only figures of one measure compare"
+        return f"{system}: {', '.join(others)} is not the same in all systems; judge all by one metric to compare them"
     trained = {name: found for name in rewards if (found := compared(f"rewards/{name}") or compared(name))}
     if not trained:
         return (

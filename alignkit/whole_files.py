@@ -105,6 +105,25 @@ def discard(folder: Path) -> None:
     shutil.rmtree(doomed.parent, ignore_errors=True)
 
 
+def prepare_output(file: str | Path | None, option: str) -> None:
+    """See that a file can be written before what goes into it is computed; the folders that lead to it are made.
+
+    Args:
+        file: None where nothing was asked for.
+        option: what names it, for the message.
+
+    Raises:
+        ConfigError: it is a folder, or cannot be written.
+    """
+    if file is None:
+        return
+    place = Path(file)
+    if place.is_dir():
+        raise ConfigError(f"{option}: {place} is a folder; give a file in it")
+    check_writable(place.parent, option)
+    place.parent.mkdir(parents=True, exist_ok=True)
+
+
 def check_writable(folder: str | Path, setting: str = "output_dir") -> None:
     """See whether files can be made in a folder, or in what is there of its path; nothing is left behind.
 

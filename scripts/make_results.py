@@ -178,7 +178,6 @@ def _cell(text: str) -> str:
 
 def origins(study: Study) -> str:
     """The command, data and machine of every run: what it takes to have the figures again."""
-    commands = [f"alignkit {shlex.join(run.environment['command'][1:])}" for run in study.runs]
     again = f"python scripts/run_study.py {study.folder.name}"
     more = f" All of it, training included: `{again}`." if (study.folder / "runs.yaml").is_file() else ""
     machines = sorted({machine(run.environment) for run in study.runs})
@@ -186,9 +185,26 @@ def origins(study: Study) -> str:
     return (
         f"{len(study.runs)} runs on {'; '.join(machines)}. Data: {'; '.join(sizes)}.{more}\n\n"
         + "```text\n"
-        + "".join(f"{command}\n" for command in commands)
+        + "".join(f"{line}\n" for line in commands(study))
         + "```\n"
     )
+
+
+def commands(study: Study) -> list[str]:
+    """The command of each run; of seeds whose commands differ in the seed alone the first, and which follow."""
+    lines: list[str] = []
+    for method in study.methods():
+        first: tuple[int, str] | None = None
+        for run in (run for run in study.runs if run.method == method):
+            command = f"alignkit {shlex.join(run.environment['command'][1:])}"
+            if first is not None and command == re.sub(rf"(?<=[-=]){first[0]}(?![\d.])", str(run.seed), first[1]):
+                alike = f"# likewise, in the place of {first[0]}: "
+                known = lines[-1].startswith(alike)
+                lines[-1:] = [f"{lines[-1]}, {run.seed}"] if known else [lines[-1], f"{alike}{run.seed}"]
+            else:
+                first = (run.seed, command)
+                lines.append(command)
+    return lines
 
 
 def machine(environment: dict[str, Any]) -> str:

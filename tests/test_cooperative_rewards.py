@@ -9,9 +9,11 @@ from accelerate import Accelerator
 from test_cooperative import Events, examples, trainer, vowels
 
 from alignkit.compose import WeightedProduct
+from alignkit.decoding.best_of_n import BestOfN
+from alignkit.decoding.mcts import MCTS
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError, RewardError
-from alignkit.models.tiny import tiny_causal_lm
+from alignkit.models.tiny import tiny_causal_lm, tiny_tokenizer
 from alignkit.reward import PrefixReward
 
 
@@ -291,3 +293,21 @@ def test_likeliest_tokens_are_those_of_the_policy_that_sampled_without_dropout(t
     run.model.train()
     first, second = (run._next_tokens(rollout)["next_probs"] for _ in range(2))
     assert torch.equal(first, second) and run.model.training
+
+
+def test_what_chooses_by_a_reward_is_a_decoder_as_it_is(tmp_path):
+    tokenizer, own = tiny_tokenizer(), {"proposal": "own", "num_generations": 1, "max_steps": 1}
+    run = trainer(tmp_path, decoder=BestOfN(vowels, tokenizer, n=3), weighting="uniform", **own)
+    run.train()
+    made = run.sample(examples(run)).made
+    assert made.completion_ids.shape[0] == 2 and made.log_density is None
+    search = MCTS(vowels, tokenizer, simulations=4, visit_temperature=1.0, policy_share=0.2)
+    weighted = trainer(tmp_path, decoder=search, proposal="own", max_steps=1)
+    weighted.train()
+    assert weighted.sample(examples(weighted)).made.log_density.isfinite().all()
+    with pytest.raises(ConfigError, match=r"decoder='best_of_n'; expected a decoder, such as BestOfN"):
+        trainer(tmp_path, decoder="best_of_n", weighting="uniform", **own)
+    with pytest.raises(
+        ConfigError, match=r"SearchDecoder gives none \(log_density\).*'uniform' \(with proposal='own'\)"
+    ):
+        trainer(tmp_path, decoder=BestOfN(vowels, tokenizer, n=3), max_steps=1).train()

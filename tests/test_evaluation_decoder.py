@@ -304,5 +304,5 @@ def test_another_decoder_takes_nothing_over():
 def test_a_trainer_takes_a_decoder_and_not_its_name(tmp_path):
     args = ReinforceConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     data = Dataset.from_dict({"prompt": ["a", "b"]})
-    with pytest.raises(ConfigError, match=r"eval_decoder='mcts'; expected a decoder such as SearchDecoder"):
+    with pytest.raises(ConfigError, match=r"eval_decoder='mcts'; expected a decoder, such as BestOfN"):
         ReinforceTrainer(tiny_causal_lm(), longer, args, data, None, tiny_tokenizer(), eval_decoder="mcts")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from alignkit.cli import main
+from alignkit.errors import RecipeError
 from alignkit.recipe import TRAINERS, load_recipe
-from alignkit.run.dry import recipe_that_writes
+from alignkit.run.models import recipe_that_writes
 
 ROOT = Path(__file__).resolve().parents[1]
 # recipes/accelerate holds launcher settings, which are no recipes
@@ -64,6 +65,23 @@ def test_it_dry_runs_on_real_data(name, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     # a data set that a model of ours labels is looked at once that model has been trained
     assert "ok         data" in said or "the labeller 'sentiment' cannot label" in said
+
+
+def test_training_names_every_model_that_another_recipe_has_to_write_first(tmp_path, monkeypatch, capsys):
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "recipes/quickstart.yaml"]) != 0
+    said = capsys.readouterr().err
+    for name in ("lm", "classifier"):
+        assert f"it is written by: alignkit train recipes/quickstart/{name}.yaml" in said
+    assert not (tmp_path / "runs/quickstart/recipe.yaml").exists()
+    assert main(["train", "recipes/quikstart.yaml"]) != 0
+    assert "there is no file 'recipes/quikstart.yaml'; did you mean 'quickstart.yaml'?" in capsys.readouterr().err
+
+
+def test_a_recipe_cannot_have_a_decoder_of_ones_own():
+    with pytest.raises(RecipeError, match=r"training\.proposal: 'own' is a decoder passed to the trainer in Python"):
+        load_recipe(ROOT / "recipes/cooperative/coco_gcn_policy.yaml", ["training.proposal=own"])
 
 
 def test_a_dry_run_names_the_recipe_that_writes_a_missing_model(tmp_path, monkeypatch, capsys):

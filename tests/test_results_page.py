@@ -77,7 +77,18 @@ def test_every_run_says_its_command_its_data_and_its_machine(docs):
     make_results.main([], docs)
     text = (docs / "results.md").read_text()
     assert "6 runs on Some CPU (1 thread), torch 2.13.0. Data: 22,347 train rows, 256 validation rows." in text
-    assert "alignkit train recipes/rloo.yaml training.seed=3\n" in text
+    assert "alignkit train recipes/rloo.yaml training.seed=1\n# likewise, in the place of 1: 2, 3\n" in text
+
+
+def test_commands_that_differ_in_more_than_the_seed_are_all_there(docs):
+    file = docs / "results/sentiment/rloo/seed-2/environment.json"
+    own = json.loads(file.read_text())
+    own["command"].append("training.learning_rate=1.0")
+    file.write_text(json.dumps(own))
+    make_results.main([], docs)
+    text = (docs / "results.md").read_text()
+    for line in ("training.seed=1\n", "training.seed=2 training.learning_rate=1.0\n", "training.seed=3\n"):
+        assert f"alignkit train recipes/rloo.yaml {line}" in text
 
 
 def test_the_examples_of_the_script_hold():

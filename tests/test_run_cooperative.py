@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from alignkit import load_reward
+from alignkit.errors import ConfigError
 from alignkit.recipe import load_recipe
 from alignkit.run import run_recipe
 from alignkit.run.compare import compare_runs
@@ -202,3 +203,15 @@ def test_what_a_kill_at_the_very_end_left_out_is_written_on_resuming(study):
     run_recipe(load_recipe("gcn.yaml", changes), resume=True)
     assert mean_of(run) == ended
     assert evaluate_run(run)["rewards/discriminator/mean"] == pytest.approx(ended, abs=1e-6)
+
+
+def test_a_run_and_its_own_evaluation_have_one_discriminator(study, capsys):
+    evaluate_run(study / "gcn", output=study / "judged/of/gcn.json")
+    found = compare_runs([study / "gcn", study / "judged/of/gcn.json"], plot=study / "plots/both.svg")
+    assert "is not the same" not in capsys.readouterr().out
+    [standings] = [found.figures[name] for name in found.figures if name == "rewards/discriminator"]
+    assert [one.difference for one in standings.values()] == [None, pytest.approx(0, abs=1e-6)]
+    assert (study / "plots/both.svg").is_file()
+    for call in (evaluate_run, lambda run, output: compare_runs([run, run], output=output)):
+        with pytest.raises(ConfigError, match=r"--output: .*judged is a folder; give a file in it"):
+            call(study / "gcn", output=study / "judged")

@@ -176,7 +176,7 @@ def test_a_reward_below_zero_is_warned_of_once_and_no_opinion_is_shown(folders, 
         assert main([*ask, "--decoder", "mcts", "--reward", "mine.py:big", "--reward", "mine.py:low"]) == 0
     warned = [record.getMessage() for record in caplog.records if "reward '" in record.getMessage()]
     assert len(warned) == 2 and "reward 'big' gave 40: above 1 values outweigh the policy's prior" in warned[0]
-    assert "reward 'weighted_sum' gave -50" in warned[1] and "Bend those of its rewards (big, low)" in warned[1]
+    assert "reward 'big + low' gave -50" in warned[1] and "Bend those of its rewards (big, low)" in warned[1]
     (here / "mine.py").write_text("def silent(completions, **columns):\n    return [None] * len(completions)\n")
     assert main([*ask, "--decoder", "mcts", "--reward", "mine.py:silent"]) == 0
     assert "silent no opinion" in capsys.readouterr().out
@@ -203,3 +203,31 @@ def test_several_of_a_search_that_draws_nothing_are_refused(decoder, draws, caps
     assert f"would find the same text 3 times; let it draw with {draws}" in capsys.readouterr().err
     assert main([*ask, *draws.split()]) == 2
     assert "the same text" not in capsys.readouterr().err  # but there is no such model
+
+
+def test_a_composition_is_a_reward_as_docs_write_it(folders, here, capsys):
+    written = "{use: squash, reward: {use: 'mine.py:long'}, kind: sigmoid}"
+    ask = ["generate", str(folders["causal"]), "--prompt", "it", "--max-new-tokens", "3", "--reward", written]
+    assert main([*ask, "--output", "some/where/out.jsonl"]) == 0
+    [row] = [json.loads(line) for line in (here / "some/where/out.jsonl").read_text().splitlines()]
+    assert list(row["rewards"]) == ["squash"]
+
+
+def test_several_rewards_are_named_where_their_sum_is_wrong(folders, here, capsys):
+    ask = ["generate", str(folders["causal"]), "--prompt", "it", "--max-new-tokens", "3", "--decoder", "das"]
+    assert main([*ask, "--reward", "mine.py:long", "--reward", "length: {target: 3}"]) != 0
+    assert "'long + length' gave" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--top-p", "0"], "--top-p: expected a number above 0, up to 1 (all tokens), got 0"),
+        (["--top-p", "2"], "got 2"),
+        (["--top-k", "-5"], "--top-k: expected a whole number from 0 (all tokens) on, got -5"),
+        (["--output", "."], "--output: . is a folder; give a file in it"),
+    ],
+)
+def test_how_to_sample_is_checked_before_anything_is_loaded(option, said, here, capsys):
+    assert main(["generate", "no-such-model", "--prompt", "it", *option]) != 0
+    assert said in capsys.readouterr().err

@@ -11,6 +11,7 @@ from alignkit.errors import RewardError
 from alignkit.registry import available_rewards, find_reward, load_reward
 from alignkit.reward import call_reward, granularity, required_columns, reward_name
 from alignkit.scaffold import new_plugin
+from alignkit.whole_files import prepare_output
 
 _SIGNS = {"passed": "ok  ", "failed": "FAIL", "skipped": "skip"}
 
@@ -162,6 +163,7 @@ def _check(args: argparse.Namespace) -> int:
 def _score(args: argparse.Namespace) -> int:
     from alignkit.cli_rewards.scoring import read_samples, show_scores, write_scores
 
+    prepare_output(args.output, "--output")
     reward = _loaded(args)
     prompts, completions, columns = read_samples(args.file, args.prompt, args.completion, args.limit)
     scores = call_reward(reward, prompts, completions, columns=columns)

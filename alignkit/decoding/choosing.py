@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from alignkit.decoding.best_of_n import BestOfN
 from alignkit.decoding.das import DAS
 from alignkit.decoding.mcts import MCTS
-from alignkit.decoding.proposal import SearchDecoder
+from alignkit.decoding.proposal import SearchDecoder, SearchProposal
 from alignkit.decoding.resample import Resample
 from alignkit.errors import ConfigError
 from alignkit.settings import argument_problems
@@ -36,6 +36,28 @@ class Chooser:
     def decoder(self, processing_class: PreTrainedTokenizerBase) -> SearchDecoder:
         """What completes prompts by a model with this tokenizer."""
         return SearchDecoder(CHOOSERS[self.name](self.reward, processing_class, **self.settings))
+
+
+def as_decoder(given: Any, setting: str) -> Any:
+    """A trainer's decoder: what chooses by a reward (`BestOfN`, `MCTS`, ...) is wrapped, others stay as they are.
+
+    Args:
+        given: the argument, or None.
+        setting: its name, for the message.
+
+    Raises:
+        ConfigError: it is nothing that can be called.
+    """
+    if isinstance(given, MCTS | DAS):
+        return SearchProposal(given)
+    if isinstance(given, tuple(CHOOSERS.values())):
+        return SearchDecoder(given)
+    if given is not None and not callable(given):
+        raise ConfigError(
+            f"{setting}={given!r}; expected a decoder, such as BestOfN(reward, tokenizer), or another callable with "
+            "the arguments and the result of alignkit.decoding.sampling.Decoder"
+        )
+    return given
 
 
 def chooser_problems(

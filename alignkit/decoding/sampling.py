@@ -62,7 +62,7 @@ class Completions:
 
 
 class Decoder(Protocol):
-    """What chooses the next token. `GenerationConfig` says how long and how hot.
+    """What completes prompts. `GenerationConfig` says how long and how hot.
 
     `prompts` and `columns` are what a decoder needs that asks a reward: the prompts as the data have them, and further
     columns of the data, a value for each row. A decoder that asks nobody takes and ignores them.

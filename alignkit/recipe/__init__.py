@@ -170,7 +170,8 @@ def read_rewards(entries: Sequence[str], *, allow_code: bool = True) -> dict[str
     """Rewards as a command line names them, in the long form of a recipe's section `rewards`.
 
     Args:
-        entries: each what would stand in the list `rewards` of a recipe: a name, or a name with settings.
+        entries: each what would stand in the list `rewards` of a recipe: a name, or a name with settings; or a mapping
+            of `use` and settings.
         allow_code: as in `load_recipe`.
 
     Raises:
@@ -189,6 +190,8 @@ def read_rewards(entries: Sequence[str], *, allow_code: bool = True) -> dict[str
         if not isinstance(found, str | dict):
             problems.append(f"expected a reward, such as length or 'length: {{target: 20}}', got {describe(found)}")
             continue
+        if isinstance(found, dict) and isinstance(found.get("use"), str):
+            found = {found["use"]: found}  # as a composition writes what is inside it
         listed.append(found)
     rewards = _named(listed)
     problems += _repeated({"rewards": listed}) + check_rewards(rewards, None, allow_code)

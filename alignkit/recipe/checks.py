@@ -52,6 +52,8 @@ def check_sections(content: dict[str, Any], allow_code: bool) -> list[str]:
     problems += check_extras(content, kind)
     if kind is not None:
         problems += check_training(content.get("training") or {}, kind)
+    if (content.get("training") or {}).get("proposal") == "own":
+        problems.append("training.proposal: 'own' is a decoder passed to the trainer in Python; no recipe has one")
     return problems + ([] if allow_code else trusting(content))
 
 

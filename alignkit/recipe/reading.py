@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from alignkit.errors import RecipeError
-from alignkit.settings import describe
+from alignkit.settings import describe, did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
@@ -83,8 +83,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f"; that folder has: {', '.join(near)}" if near else ""
+        hint = did_you_mean(path.name, [other.name for other in path.parent.glob("*.yaml")])
         raise RecipeError([f"there is no file {str(path)!r}{hint}"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([f"the file cannot be read: {error}"], str(path)) from error

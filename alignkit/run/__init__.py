@@ -15,7 +15,7 @@ from alignkit.recipe.checks import trusting
 from alignkit.run.environment import check_processes, quiet_hosts
 from alignkit.run.folder import RunFolder
 from alignkit.run.ingredients import Ingredients, gather, try_rewards
-from alignkit.run.models import check_starting_models
+from alignkit.run.models import check_models_here, check_starting_models
 from alignkit.run_lock import only_run_in
 
 __all__ = ["Job", "SamplingJob", "build_job", "run_recipe"]
@@ -95,6 +95,7 @@ def _train(recipe: Recipe, config: Any, *, allow_code: bool, resume: bool, overw
     folder = RunFolder.open(recipe.output_dir, resume=resume, overwrite=overwrite, main=main)
     folder.check_continues(recipe)
     check_starting_models(recipe)
+    check_models_here(recipe)
     found = gather(recipe, allow_code)
     if recipe.kind.family == "on_policy":
         try_rewards(found)

@@ -18,7 +18,7 @@ from alignkit.models.locating import RUN_RECIPE
 from alignkit.report.differences import picture_format, write_differences
 from alignkit.run.ending import figure
 from alignkit.run.saved_rewards import with_origins
-from alignkit.whole_files import write_text
+from alignkit.whole_files import prepare_output, write_text
 
 _MOST_REMARKS = 4  # of one name; seeds of learned rewards all differ
 
@@ -42,8 +42,10 @@ def compare_runs(
         DataError: a folder or file without completions after training, or no prompt that all have.
         ConfigError: fewer than two runs, a figure that none of them has, or a plot of another kind.
     """
+    prepare_output(output, "--output")
     if plot is not None:
         picture_format(plot)
+        prepare_output(plot, "--plot")
     systems = _systems([str(run) for run in runs])
     given = {name: {str(run): _rows_after(run) for run in seeds} for name, seeds in systems.items()}
     recipes = {name if len(seeds) == 1 else str(run): _recipe(run) for name, seeds in systems.items() for run in seeds}
@@ -59,7 +61,7 @@ def compare_runs(
                 console.print(
                     f"{who}: {len(own) - found.prompts} of {len(own)} prompts are not shared by all, left out"
                 )
-    remarks = [line for lines in differing.values() for line in lines]
+    remarks = [line for name, lines in differing.items() if name in found.figures or not metrics for line in lines]
     for line in [*remarks, *found.verdicts]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if plot is not None:
@@ -131,6 +133,8 @@ def _differing(recipes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     for run, recipe in recipes.items():
         for name, spec in (recipe.get("rewards") or {}).items():
             own = {key: value for key, value in (spec or {}).items() if key != "weight"}
+            if "learned in" in own:  # all else of it is how that began
+                own = {"learned in": str(Path(own["learned in"]).resolve())}
             measures.setdefault(f"rewards/{name}", {})[run] = own
         for name, spec in ((recipe.get("evaluation") or {}).get("metrics") or {}).items():
             measures.setdefault(name, {})[run] = spec

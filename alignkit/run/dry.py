@@ -16,7 +16,7 @@ from alignkit.data import DATASETS, known_columns
 from alignkit.errors import DataError, ModelError
 from alignkit.models.adapters import check_adapter
 from alignkit.models.loading import has_weights, load_tokenizer
-from alignkit.models.locating import RUN_MODEL, RUN_REWARDS, resolve_model
+from alignkit.models.locating import resolve_model
 from alignkit.models.precision import named_dtype
 from alignkit.recipe import Recipe
 from alignkit.reward import check_columns, required_columns, reward_name, unique_names
@@ -38,6 +38,7 @@ from alignkit.run.models import (
     loading_options,
     named_models,
     quantization_config,
+    recipe_that_writes,
     reference_options,
 )
 from alignkit.whole_files import check_writable
@@ -212,18 +213,6 @@ def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
             check.passed(f"contract: {self_named} scored {min(4, len(found.data['validation']))} held-out rows")
     print(f"{len(check.unchecked)} not checked" if check.unchecked else "everything that a dry run can see is right")
     return check.unchecked
-
-
-def recipe_that_writes(model: str) -> str | None:
-    """The recipe whose run would leave the model there: `runs/X/model`, `runs/X/rewards/NAME` and `runs/X` come from
-    `recipes/X.yaml`."""
-    parts = Path(model).parts
-    inside = 1 if parts[-1:] == (RUN_MODEL,) else 2 if parts[-2:-1] == (RUN_REWARDS,) else 0
-    run = parts[1 : len(parts) - inside]
-    if parts[:1] != ("runs",) or not run:
-        return None
-    recipe = Path("recipes", *run).with_suffix(".yaml")
-    return str(recipe) if recipe.is_file() else None
 
 
 def _needs(rewards: list[Any]) -> str:

@@ -25,7 +25,7 @@ from alignkit.run.ingredients import gather
 from alignkit.run.models import loading_options
 from alignkit.run.saved_rewards import restore_states, with_origins, with_saved_networks
 from alignkit.text import completion_text, excerpt
-from alignkit.whole_files import write_text
+from alignkit.whole_files import prepare_output, write_text
 
 _TRAINING_ROWS = 64  # that a trainer is built with, which trains on none of them
 _OF_A_ROLLOUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation")
@@ -83,6 +83,7 @@ def evaluate_run(
     """
     quiet_hosts()
     check_processes()
+    prepare_output(output, "--output")
     recipe, own = _recipe_of(Path(run), overrides, allow_code, evaluation)
     _check_temperatures(recipe, temperatures)
     recipe = with_saved_networks(recipe, Path(run))

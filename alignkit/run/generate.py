@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,26 @@ from alignkit.data.dialogue import TURN_END, Context, context_of
 from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import check_room, encode_prompts
 from alignkit.decoding.sampling import SamplingDecoder
-from alignkit.errors import DataError
+from alignkit.errors import ConfigError, DataError
 from alignkit.held_out import generate_rows
 from alignkit.json_lines import read_json_lines
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
 from alignkit.recipe import read_rewards
 from alignkit.recipe.reading import read_recipe
-from alignkit.reward import call_reward, check_columns
+from alignkit.reward import call_reward, check_columns, unique_names
 from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.ingredients import build_named_rewards
 from alignkit.run.search import build_chooser, search_rows
 from alignkit.search_options import OF_SAMPLES, SEARCHES, search_settings
 from alignkit.text import completion_text, prompt_text
-from alignkit.whole_files import write_text
+from alignkit.whole_files import prepare_output, write_text
 
+_RANGES = {
+    "top_p": (0, 1, "a number above 0, up to 1 (all tokens)"),
+    "top_k": (0, math.inf, "a whole number from 0 (all tokens) on"),
+}
 # what stands beside a completion -> the words for that, and for the completion itself
 BESIDE = {"first": ("first  ", "chosen "), "sample": ("sample ", "found  ")}
 
@@ -44,6 +49,14 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
             decoder itself against `check_decoder` before.
     """
     quiet_hosts()
+    prepare_output(args.output, "--output")
+    problems = [
+        f"--{name.replace('_', '-')}: expected {allowed}, got {getattr(args, name):g}"
+        for name, (low, high, allowed) in _RANGES.items()
+        if not low <= getattr(args, name) <= high or (name == "top_p" and not args.top_p)
+    ]
+    if problems:
+        raise ConfigError("; ".join(problems))
     settings = search_settings(args)
     if args.decoder in OF_SAMPLES and args.n is not None:
         settings["n"] = args.n
@@ -64,7 +77,8 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     how = {"generation_config": config, "reward_funcs": rewards, "batch_size": args.batch_size, "seed": args.seed}
     if args.decoder != "sample":
         weights = [spec.get("weight", 1.0) for spec in read_rewards(args.reward, allow_code=not args.no_code).values()]
-        chooser = rewards[0] if weights == [1.0] else WeightedSum(rewards, weights)
+        together = " + ".join(unique_names(rewards))
+        chooser = rewards[0] if weights == [1.0] else WeightedSum(rewards, weights, name=together)
         decoder = build_chooser(args.decoder, chooser, tokenizer, settings)
     if args.decoder in SEARCHES:
         rows = search_rows(model, tokenizer, wanted, search=decoder, **how)

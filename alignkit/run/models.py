@@ -47,6 +47,35 @@ def _with_parts(specs: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _with_parts({key: part for key, part in inside.items() if isinstance(part, dict) and "use" in part})
 
 
+def recipe_that_writes(model: str) -> str | None:
+    """The recipe whose run would leave the model there: `runs/X/model`, `runs/X/rewards/NAME` and `runs/X` come from
+    `recipes/X.yaml`."""
+    parts = Path(model).parts
+    inside = 1 if parts[-1:] == (RUN_MODEL,) else 2 if parts[-2:-1] == (RUN_REWARDS,) else 0
+    run = parts[1 : len(parts) - inside]
+    if parts[:1] != ("runs",) or not run:
+        return None
+    recipe = Path("recipes", *run).with_suffix(".yaml")
+    return str(recipe) if recipe.is_file() else None
+
+
+def check_models_here(recipe: Recipe) -> None:
+    """Every model that is no id of the hub must be there: those that other recipes write are told all at once.
+
+    Raises:
+        ModelError: names the keys, and the recipes that write them.
+    """
+    missing = []
+    for where, name in named_models(recipe).items():
+        try:
+            resolve_model(name)
+        except ModelError as error:
+            writer = None if Path(name).expanduser().exists() else recipe_that_writes(name)
+            missing.append(f"{where}: {error}{f'; it is written by: alignkit train {writer}' if writer else ''}")
+    if missing:
+        raise ModelError("; ".join(missing))
+
+
 def check_starting_models(recipe: Recipe) -> None:
     """A run must not need the model that stands where its own will be: it is moved aside, or written over.
 

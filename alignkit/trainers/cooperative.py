@@ -120,7 +120,8 @@ class CooperativeTrainer(OnPolicyTrainer):
         if made.log_density is None and self.args.weighting in ("importance", "reward"):
             raise ConfigError(
                 f"weighting={self.args.weighting!r} needs the density of each completion, and "
-                f"{type(self.decoder).__name__} knows none; take another proposal, or weighting='best'"
+                f"{type(self.decoder).__name__} gives none (log_density); let it give one, take another proposal, or "
+                "weighting='best' or 'uniform' (with proposal='own')"
             )
         log_probs = masked_sum(made.log_probs, made.completion_mask, dim=1)
         scores = rollout.scores if self.args.weighting == "reward" else self.log_scores(rollout)

@@ -19,6 +19,7 @@ from trl import GRPOTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from alignkit.advantages import KLController, kl_estimate, masked_sum, moments, token_rewards, whiten
+from alignkit.decoding.choosing import as_decoder
 from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import behind, decode_completions, encode_prompts, pad_left, pad_right
 from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder
@@ -111,12 +112,9 @@ class OnPolicyTrainer(
         policy.restore_precision()
         self.reward_func_names = unique_names(rewards)
         self.metrics = dict(metrics or {})
-        self.decoder = decoder or SamplingDecoder(with_values=self.uses_values and not policy.separate_critic)
-        if eval_decoder is not None and not callable(eval_decoder):
-            raise ConfigError(
-                f"eval_decoder={eval_decoder!r}; expected a decoder such as SearchDecoder(MCTS(reward, tokenizer))"
-            )
-        self.eval_decoder = eval_decoder
+        own = as_decoder(decoder, "decoder")
+        self.decoder = own or SamplingDecoder(with_values=self.uses_values and not policy.separate_critic)
+        self.eval_decoder = as_decoder(eval_decoder, "eval_decoder")
         self.ref_model = self._prepare_reference(policy.reference)
         self.kl_controller = KLController(args.kl_coef, args.kl_target, args.kl_horizon)
         self._sampling_config = generation_config_for(

@@ -107,7 +107,8 @@ class Discriminator(NetworkReward, LearnedReward):
     ):
         problems = []
         if (model is None) == (scratch is None):
-            problems.append("give model (a name, a folder or a loaded network) or scratch (a new one), and not both")
+            more = " (scratch: null takes out what a recipe extends)" if model is not None else ""
+            problems.append(f"give model (a name, a folder or a loaded network) or scratch (a new one), not both{more}")
         if tokenizer is None and not isinstance(model, str):
             problems.append("scratch and a loaded model need tokenizer, the name of the policy for instance")
         if kind not in (None, "causal", "bidirectional", "cnn"):
