@@ -224,7 +224,7 @@ def test_rewards_that_learned_apart_get_no_difference_and_no_verdict(tmp_path, c
     assert found["verdicts"] == ["gcn: reward up (length), and no judge to say whether rightly; add a metric"]
     alone = {name: rows(trained="d", reward=value, d=value) for name, value in (("a", 0.1), ("b", 0.9))}
     [verdict] = compare_rows(alone, unlike=["d"]).verdicts
-    assert verdict == "b: d is not the same in all systems; only figures of one measure compare"
+    assert verdict == "b: d is not the same in all systems; judge all by one metric to compare them"
 
 
 def test_files_of_evaluate_are_compared_like_runs(tmp_path, capsys):
