@@ -154,7 +154,9 @@ def _say_how_turns_end(model: str, examples: list[dict[str, Any]]) -> None:
 
 
 def _show(rows: list[dict[str, Any]], console: Console, apart: bool, unsaid: list[str]) -> None:
-    for row in rows:
+    for number, row in enumerate(rows):
+        if number and any(key in row for key in BESIDE):
+            console.print()  # pairs stand apart
         # the token that begins a text is nothing to read
         given = prompt_text(row["prompt"])
         prompt = "" if row["prompt"] in unsaid else f"[dim]{escape(given)}[/dim]"
