@@ -307,7 +307,7 @@ def test_what_only_the_trainer_can_see_is_refused_too(tmp_path):
             return made
 
     run = trainer(tmp_path, decoder=Silent())
-    with pytest.raises(ConfigError, match="Silent knows none"):
+    with pytest.raises(ConfigError, match="Silent gives none"):
         run.rollout(examples(run))
     with pytest.raises(ConfigError, match="both would draw completions"):
         trainer(tmp_path, decoder=Given(), **MIXTURE)
