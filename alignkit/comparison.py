@@ -84,6 +84,7 @@ def compare_rows(
     only: Sequence[str] = (),
     confidence: float = 0.95,
     unlike: Collection[str] = (),
+    baselines: Mapping[str, Sequence[Row]] | None = None,
 ) -> Comparison:
     """Every figure that rows have, by system, with the paired difference to the first system.
 
@@ -101,6 +102,8 @@ def compare_rows(
         unlike: rewards of one name that are not the same in all systems, such as discriminators that each learned along
             with a run. Their figures, and the sums with them, are shown without differences, and no verdict rests on
             them.
+        baselines: system -> rows of the first system to take its differences to, instead of all of the first's: those
+            of the same seeds, where the first has more of them.
 
     Raises:
         DataError: no prompt was answered by all.
@@ -110,9 +113,14 @@ def compare_rows(
         raise ConfigError(
             f"a comparison needs at least two systems, got {len(systems)}: {', '.join(systems) or 'none'}"
         )
-    paired = _on_shared_prompts(systems)
-    first, *others = paired
+    first, *others = systems
+    of_seeds = {f"{first}, for {system}": rows for system, rows in (baselines or {}).items()}
+    together = _on_shared_prompts({**systems, **of_seeds})
+    paired = {system: together[system] for system in systems}
     values = {system: [_figures(row) for row in rows] for system, rows in paired.items()}
+    starts = {
+        system: [_figures(row) for row in together.get(f"{first}, for {system}", paired[first])] for system in others
+    }
     names = list(dict.fromkeys(name for rows in values.values() for row in rows for name in row))
     unknown = [name for name in only if name not in names]
     if unknown:
@@ -124,7 +132,7 @@ def compare_rows(
             for system in paired
             if (
                 standing := _standing(
-                    name, values[system], None if system == first or name in apart else values[first], confidence
+                    name, values[system], None if name in apart else starts.get(system), confidence
                 )
             )
         }

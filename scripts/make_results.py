@@ -121,7 +121,7 @@ def differences(study: Study) -> str:
     first, *others = found["systems"]
     lines = [
         f"Difference to {first} on the same {found['prompts']} prompts, with its 95% bootstrap interval over prompts; "
-        "a figure of several seeds is their mean:\n",
+        f"a figure of several seeds is their mean, and the difference is to {first} of the same seeds:\n",
         "| | " + " | ".join(study.differences.values()) + " |",
         "| --- |" + " ---: |" * len(study.differences),
     ]

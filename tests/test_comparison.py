@@ -266,6 +266,25 @@ def test_seeds_of_a_system_are_its_mean(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_system_of_fewer_seeds_is_held_against_those_of_the_first(tmp_path, capsys):
+    def judged(name, value, seed):
+        file = tmp_path / f"{name}-{seed}.json"
+        file.write_text(json.dumps({"rows": rows(judge=value), "recipe": {"training": {"seed": seed}}}))
+        return str(file)
+
+    first = ",".join([judged("mle", 0.2, 1), judged("mle", 0.6, 2), judged("mle", 0.7, 3)])
+    some, other = ",".join([judged("rl", 0.5, 3), judged("rl", 0.3, 1)]), judged("gan", 0.5, 7)
+    found = tmp_path / "found.json"
+    assert main(["compare", f"mle={first}", f"rl={some}", f"gan={other}", "--output", str(found)]) == 0
+    content = json.loads(found.read_text())
+    standings = content["figures"]["judge"]
+    assert standings["mle"]["mean"] == pytest.approx(0.5)
+    assert standings["rl"]["difference"] == pytest.approx(0.4 - 0.45)
+    assert standings["gan"]["difference"] == pytest.approx(0.0)  # the first has no seed 7
+    assert content["remarks"] == ["rl: differences are to mle of seeds 1, 3"]
+    assert "rl: differences are to mle of seeds 1, 3" in capsys.readouterr().out
+
+
 def test_mistakes_of_the_command_are_messages(tmp_path, capsys):
     mle = run_folder(tmp_path / "mle", rows())
     for arguments, message in (

@@ -33,7 +33,8 @@ def compare_runs(
 
     Args:
         runs: folders of finished runs, or files that `alignkit evaluate --output` wrote. `NAME=RUN,RUN,RUN` is one
-            system of several seeds, each of whose figures is the mean over them.
+            system of several seeds, each of whose figures is the mean over them. Where the first system has more seeds
+            than another, that one's differences are to the first's runs of the same seeds (`training.seed`).
         metrics: figures to compare; all when empty.
         output: JSON file for all of it.
         plot: .svg or .png file for a picture of the differences.
@@ -51,7 +52,14 @@ def compare_runs(
     recipes = {name if len(seeds) == 1 else str(run): _recipe(run) for name, seeds in systems.items() for run in seeds}
     differing = _differing(recipes)
     unlike = {name.removeprefix("rewards/") for name in differing if name.startswith("rewards/")}
-    found = compare_rows({name: mean_of_seeds(seeds) for name, seeds in given.items()}, metrics, unlike=unlike)
+    beside = _of_the_same_seeds(systems, {name: [_recipe(run) for run in runs] for name, runs in systems.items()})
+    first = next(iter(given))
+    found = compare_rows(
+        {name: mean_of_seeds(seeds) for name, seeds in given.items()},
+        metrics,
+        unlike=unlike,
+        baselines={name: mean_of_seeds({run: given[first][run] for run in runs}) for name, (runs, _) in beside.items()},
+    )
     console = Console()
     console.print(_table(found))
     for name, seeds in given.items():
@@ -61,14 +69,15 @@ def compare_runs(
                 console.print(
                     f"{who}: {len(own) - found.prompts} of {len(own)} prompts are not shared by all, left out"
                 )
+    fewer = [f"{name}: differences are to {first} of {said}" for name, (_, said) in beside.items()]
     remarks = [line for name, lines in differing.items() if name in found.figures or not metrics for line in lines]
-    for line in [*remarks, *found.verdicts]:
+    for line in [*remarks, *fewer, *found.verdicts]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if plot is not None:
         print(f"drawn to {write_differences(found.to_dict(), plot)}")
     if output is not None:
         folders = {name: [str(run) for run in seeds] for name, seeds in systems.items()}
-        content = finite({"folders": folders, **found.to_dict(), "remarks": remarks})
+        content = finite({"folders": folders, **found.to_dict(), "remarks": [*remarks, *fewer]})
         write_text(output, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         print(f"written to {output}")
     return found
@@ -91,6 +100,28 @@ def _systems(given: list[str]) -> dict[str, list[Path]]:
         if twice is not None:
             raise DataError(f"{kind}{twice} was given twice; give different runs, with names (NAME=RUN) if need be")
     return dict(zip(names, runs, strict=True))
+
+
+def _of_the_same_seeds(
+    systems: dict[str, list[Path]], recipes: dict[str, list[dict[str, Any]]]
+) -> dict[str, tuple[list[str], str]]:
+    """System -> the first's runs of its seeds, in words too, where the first has those seeds and others.
+
+    Runs of one seed have data, order and often a start in common: a mean over other seeds would add their differences.
+    """
+    of = {name: [(recipe.get("training") or {}).get("seed") for recipe in own] for name, own in recipes.items()}
+    first, *others = systems
+    runs = dict(zip(of[first], map(str, systems[first]), strict=True))
+    if len(runs) < len(systems[first]) or None in runs:  # the seeds do not tell the first's runs apart
+        return {}
+    fewer = {name: set(of[name]) for name in others if set(of[name]) < set(runs)}
+    return {
+        name: (
+            [run for seed, run in runs.items() if seed in seeds],
+            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(str(seed) for seed in runs if seed in seeds)}",
+        )
+        for name, seeds in fewer.items()
+    }
 
 
 def read_judged(file: Path) -> dict[str, Any]:
