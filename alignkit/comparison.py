@@ -130,11 +130,7 @@ def compare_rows(
         name: {
             system: standing
             for system in paired
-            if (
-                standing := _standing(
-                    name, values[system], None if name in apart else starts.get(system), confidence
-                )
-            )
+            if (standing := _standing(name, values[system], None if name in apart else starts.get(system), confidence))
         }
         for name in names
     }

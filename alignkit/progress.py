@@ -16,6 +16,7 @@ from rich.text import Text
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers import ProgressCallback as HostProgressCallback
 
+from alignkit.console import standard_output
 from alignkit.evaluation import finite
 from alignkit.json_lines import append_json_lines, read_json_lines
 
@@ -98,7 +99,7 @@ class ProgressCallback(TrainerCallback):
     """
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console()
+        self.console = console or standard_output()
         self.history: dict[str, list[float]] = defaultdict(list)
         self.step_times: deque[float] = deque(maxlen=20)
         self.live: Live | None = None

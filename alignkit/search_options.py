@@ -42,6 +42,11 @@ def check_decoder(args: argparse.Namespace) -> None:
         raise AlignkitError(f"--decoder {args.decoder} samples, and --temperature 0 does not; take one above 0")
     if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
         raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
+    if args.decoder == "sample" and args.temperature == 0 and args.count > 1:
+        raise AlignkitError(
+            f"--count {args.count}: --temperature 0 takes the likeliest token and would write the same text "
+            f"{args.count} times; take a temperature above 0"
+        )
     given = search_settings(args)
     drawn = {"visit_temperature", "policy_share", "rollout_temperature", "sample"} & set(given)
     if args.decoder in SEARCHES and args.count > 1 and not drawn:

@@ -197,7 +197,7 @@ def commands(study: Study) -> list[str]:
         first: tuple[int, str] | None = None
         for run in (run for run in study.runs if run.method == method):
             command = f"alignkit {shlex.join(run.environment['command'][1:])}"
-            if first is not None and command == re.sub(rf"(?<=[-=]){first[0]}(?![\d.])", str(run.seed), first[1]):
+            if first is not None and command == re.sub(rf"(?<=[-=]){first[0]}(?!\.?\d)", str(run.seed), first[1]):
                 alike = f"# likewise, in the place of {first[0]}: "
                 known = lines[-1].startswith(alike)
                 lines[-1:] = [f"{lines[-1]}, {run.seed}"] if known else [lines[-1], f"{alike}{run.seed}"]

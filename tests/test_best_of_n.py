@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from alignkit import BestOfN
 from alignkit.decoding.generation import generation_config_for
-from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_left
+from alignkit.decoding.prompts import behind, decode_completions, encode_prompts, pad_left
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError, DataError
 from alignkit.models.recurrent import GRUSeq2SeqConfig, GRUSeq2SeqForConditionalGeneration
@@ -57,8 +57,9 @@ def test_the_chosen_one_is_the_argmax_of_candidates_drawn_apart(make, settings):
     repeated = [inputs[name].repeat_interleave(N, 0) for name in ("input_ids", "attention_mask")]
     torch.manual_seed(0)
     drawn = SamplingDecoder()(model, *repeated, inputs["generation_config"])
-    texts = decode_completions(tokenizer, drawn.ids(), False)
-    scores = torch.tensor(letters([prompt for prompt in PROMPTS for _ in range(N)], texts)).view(-1, N)
+    prompts = [prompt for prompt in PROMPTS for _ in range(N)]
+    texts = decode_completions(tokenizer, drawn.ids(), False, behind(model, prompts))
+    scores = torch.tensor(letters(prompts, texts)).view(-1, N)
     assert (scores.max(1).values > scores.float().mean(1)).all(), "nothing to choose from"
     assert out.completions == [texts[first : first + N] for first in range(0, len(texts), N)]
     assert torch.equal(out.candidate_rewards, scores.float())

@@ -160,6 +160,7 @@ def test_rewards_take_settings_in_the_words_of_a_recipe(model, tmp_path):
         ),
         (["--prompt", "a", "--decoder", "sampel"], "there is no decoder 'sampel'; did you mean 'sample'?"),
         (["--prompt", "a", "--count", "0"], "at least 1"),
+        (["--prompt", "a", "--count", "2", "--temperature", "0"], "would write the same text 2 times"),
         (["--prompt", "a", "--reward", "reference_overlap"], "needs column 'reference'"),
         (["--prompt", "a", "--reward", "x.py:f", "--no-code"], "is refused"),
         (["--prompts", "missing.txt"], "cannot be read"),

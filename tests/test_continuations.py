@@ -13,7 +13,7 @@ from alignkit.decoding.prompts import decode_completions, encode_prompts, pad_le
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.held_out import generate_rows
 from alignkit.models.loading import load_tokenizer
-from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
+from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq
 
 WORDS = ["<pad>", "<eos>", "<unk>", "▁once", "▁upon", "▁a", "▁time", "s", "\n"]
 
@@ -63,12 +63,22 @@ def test_joined_they_are_what_the_tokens_say():
         assert given + text == tokenizer.decode(whole)
 
 
-def test_other_tokenizers_are_left_alone():
-    tokenizer = tiny_tokenizer()
-    ids = [tokenizer(" good film").input_ids, tokenizer("good").input_ids]
-    assert decode_completions(tokenizer, ids, False, ["a", "a"]) == tokenizer.batch_decode(
-        ids, skip_special_tokens=True
-    )
+def test_a_tokenizer_of_whole_words_parts_them_by_blanks():
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "the": 1, "match": 2, "##es": 3}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    assert decode_completions(words, [[2, 1]], False, ["the"]) == [" match the"]
+    tokenizer.decoder = decoders.WordPiece()
+    pieces = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    assert decode_completions(pieces, [[1, 2, 3]], False, ["match"]) == [" the matches"]
+
+
+def test_a_tokenizer_that_writes_its_blanks_is_left_alone():
+    tokenizer = Tokenizer(models.WordLevel({"Ġgood": 0, "good": 1, ".": 2}, unk_token="."))
+    tokenizer.decoder = decoders.ByteLevel()
+    like_gpt2 = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    made = decode_completions(like_gpt2, [[0, 2], [1], [2, 0]], False, ["a", "a", "a"])
+    assert made == [" good.", "good", ". good"]
 
 
 def seen_by(use, model) -> list[str]:

@@ -23,7 +23,7 @@ LAYERS = [
     {"losses", "advantages", "importance", "diagnostics", "text"}
     | {"json_lines", "path_names", "registry", "compose", "foreign"},
     {"reward"},
-    {"errors", "settings", "arguments", "search_options", "whole_files", "run_lock", "launcher"},
+    {"errors", "settings", "arguments", "search_options", "whole_files", "run_lock", "launcher", "console"},
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 

@@ -38,7 +38,7 @@ def model_of(kind: str) -> torch.nn.Module:
 
 def scored_by_row(prompts, completions, **columns):
     """A score that tells the rows apart, and None for one of them."""
-    scores = [float(len(text)) / 7 - 1 for text in completions]
+    scores = [len(text.strip()) / 7 - 1 for text in completions]
     return [None if row == 2 else score for row, score in enumerate(scores)]
 
 

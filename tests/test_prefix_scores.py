@@ -31,7 +31,7 @@ def test_texts_are_put_together_from_the_tree():
     scores = scorer.extend([3, 2, 4, 3], [film, the, the, bad])
     assert scores[:2] == [2.0, 2.0] and all(math.isnan(score) for score in scores[2:])
     assert seen[1][0] == ["two", "one", "two", "two"]
-    assert seen[1][1] == ["film film", "the the", "bad the", "film bad"]
+    assert seen[1][1] == [" film film", " the the", " bad the", " film bad"]
     assert seen[1][2] == ["wild", "calm", "wild", "wild"]
     assert seen[1][3] == [[film, film], [the, the], [bad, the], [film, bad]]
     scorer.keep([5])

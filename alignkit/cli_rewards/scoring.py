@@ -47,9 +47,10 @@ def read_samples(
 def show_scores(name: str, prompts: list, completions: list, scores: Scores, rows: int) -> None:
     """A table of the first rows and a line of figures over all."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from alignkit.console import standard_output
 
     table = Table(box=box.SIMPLE_HEAD, expand=True)
     table.add_column(name, justify="right", no_wrap=True, width=min(max(len(name), 8), 20))
@@ -58,7 +59,7 @@ def show_scores(name: str, prompts: list, completions: list, scores: Scores, row
     for prompt, completion, score in list(zip(prompts, completions, scores, strict=True))[:rows]:
         # As Text: brackets in what a model wrote are no markup.
         table.add_row(_shown(score), Text(excerpt(prompt, 200)), Text(excerpt(completion, 400)))
-    console = Console()
+    console = standard_output()
     console.print(table)
     if len(scores) > rows:
         console.print(f"  ... and {len(scores) - rows} more rows (--rows N shows more)", highlight=False)

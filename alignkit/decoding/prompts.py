@@ -9,8 +9,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignkit.errors import ConfigError, DataError
 from alignkit.text import Text, is_conversational
 
-_BLANK = "\u2581"  # how SentencePiece writes the blank before a word
-
 
 def encode_prompts(
     processing_class: PreTrainedTokenizerBase, prompts: list[Text], chat_template_kwargs: dict[str, Any] | None = None
@@ -103,7 +101,8 @@ def decode_completions(
         completion_ids: B lists of token ids.
         conversational: whether the prompts are messages.
         behind: B prompts that the completions go on from, where a causal model wrote them. The tokenizers of
-            SentencePiece (Llama, Mistral, Gemma) drop the blank before a text's first word, which a continuation needs.
+            SentencePiece (Llama, Mistral, Gemma) and those of whole words write no blank before a text's first word,
+            which a continuation needs.
     """
     texts = processing_class.batch_decode(completion_ids, skip_special_tokens=True)
     if conversational:
@@ -111,12 +110,14 @@ def decode_completions(
     if behind is None:
         return texts
     special = set(processing_class.all_special_ids)
+    blanks: dict[int, bool] = {}
     for row, (ids, prompt) in enumerate(zip(completion_ids, behind, strict=True)):
         first = next((token for token in ids if token not in special), None)
         if first is None or not _ends_with_a_word(processing_class, prompt) or texts[row][:1].isspace():
             continue
-        # a padded vocabulary has ids of no token
-        if (processing_class.convert_ids_to_tokens(int(first)) or "").startswith(_BLANK):
+        if first not in blanks:
+            blanks[first] = _has_a_blank_before_it(processing_class, int(first))
+        if blanks[first]:
             texts[row] = " " + texts[row]
     return texts
 
@@ -131,6 +132,12 @@ def _ends_with_a_word(processing_class: PreTrainedTokenizerBase, prompt: Text) -
     if not isinstance(prompt, str) or not prompt or prompt[-1].isspace():
         return False
     return not prompt.endswith(tuple(processing_class.all_special_tokens))
+
+
+def _has_a_blank_before_it(processing_class: PreTrainedTokenizerBase, token: int) -> bool:
+    """Whether the token, after another one, is written with a blank that it has not as the first."""
+    alone, twice = processing_class.batch_decode([[token], [token, token]])
+    return twice == f"{alone} {alone}"
 
 
 def texts_of_rows(

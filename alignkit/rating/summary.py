@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import alignkit
+from alignkit.console import standard_output
 from alignkit.errors import DataError
 from alignkit.rating.statistics import agreement, compare, estimate, holm, item_means
 from alignkit.rating.store import RATINGS, latest
@@ -36,7 +36,7 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     summary = summary_of(study, ratings_of(study, folder / RATINGS))
     write_text(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     write_text(folder / "summary.md", markdown(summary))
-    console = Console()
+    console = standard_output()
     for title, header, rows in tables(summary):
         table = Table(title=title, title_justify="left")
         for number, name in enumerate(header):

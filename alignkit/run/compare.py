@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from alignkit.comparison import Comparison, Row, compare_rows, mean_of_seeds
+from alignkit.console import standard_output
 from alignkit.errors import DataError
 from alignkit.evaluation import finite
 from alignkit.json_lines import read_json_lines
@@ -60,7 +60,7 @@ def compare_runs(
         unlike=unlike,
         baselines={name: mean_of_seeds({run: given[first][run] for run in runs}) for name, (runs, _) in beside.items()},
     )
-    console = Console()
+    console = standard_output()
     console.print(_table(found))
     for name, seeds in given.items():
         for run, own in seeds.items():

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alignkit.console import standard_output
 from alignkit.models.locating import RUN_REWARDS
 from alignkit.text import excerpt
 from alignkit.trainers.ended_rewards import read_ended
@@ -24,7 +25,7 @@ def print_ending(
     console: Console | None = None,
 ) -> None:
     """Prints it, to standard output unless a console is given."""
-    console = console or Console()
+    console = console or standard_output()
     console.print()
     console.print(figures_table(before, after))
     console.print(samples_table(rows_before, rows_after))

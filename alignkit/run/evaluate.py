@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from alignkit.console import standard_output
 from alignkit.decoding.choosing import greedy_problem
 from alignkit.errors import AlignkitError, ConfigError
 from alignkit.evaluation import finite
@@ -117,7 +117,7 @@ def evaluate_run(
         table.add_column(f"at {one['temperature']:g}" if sweep else "value", justify="right")
     for key in figures:
         table.add_row(key, *(figure(one["figures"][key]) for one in shown))
-    Console().print(table)
+    standard_output().print(table)
     if output is not None:
         content: dict[str, Any] = {
             "figures": figures,

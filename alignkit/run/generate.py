@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from alignkit.compose import WeightedSum
+from alignkit.console import standard_output
 from alignkit.data.dialogue import TURN_END, Context, context_of
 from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import check_room, encode_prompts
@@ -91,7 +92,7 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
         write_text(args.output, "".join(line + "\n" for line in lines))
         print(f"{len(rows)} completions written to {args.output}")
     else:
-        _show(rows, Console(), apart=model.config.is_encoder_decoder, unsaid=tokenizer.all_special_tokens)
+        _show(rows, standard_output(), apart=model.config.is_encoder_decoder, unsaid=tokenizer.all_special_tokens)
     return rows
 
 
@@ -171,6 +172,7 @@ def _show(rows: list[dict[str, Any]], console: Console, apart: bool, unsaid: lis
                 f"{name} {'no opinion' if score is None else format(score, '.3f')}"
                 for name, score in said["rewards"].items()
             )
-            console.print(prompt + escape(completion_text(said["completion"])), highlight=False)
+            text = prompt + escape(completion_text(said["completion"]))
+            console.print(text, highlight=False, soft_wrap=not console.is_terminal)
             if scores:
                 console.print(f"  [cyan]{label}{escape(scores)}[/cyan]", highlight=False)
