@@ -74,7 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe, such as training.max_steps=10"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="dotted keys of the recipe, such as training.max_steps=10",
     )
     parser.add_argument(
         "--no-code", action="store_true", help="refuse what runs code: unregistered rewards, trust_remote_code"
@@ -196,7 +200,7 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _add_rate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     rate = commands.add_parser("rate", help="let people rate what several systems wrote, blind, and sum it up")
     rate.add_argument(
-        "systems", nargs="*", metavar="NAME=PATH",
+        "systems", nargs="*", default=[], metavar="NAME=PATH",
         help="a run's folder, .jsonl with prompt and completion, or what evaluate --output wrote; none goes on with "
         "what is in --output",
     )  # fmt: skip

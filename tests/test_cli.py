@@ -91,6 +91,12 @@ def test_generate_completes_scores_and_repeats_itself(model, tmp_path, capsys):
     assert "repetition" in capsys.readouterr().out
 
 
+def test_only_the_recipe_is_required(capsys):
+    with pytest.raises(SystemExit):
+        main(["train"])
+    assert capsys.readouterr().err.endswith("arguments are required: recipe\n")
+
+
 def test_temperature_zero_takes_the_likeliest_token(model, tmp_path):
     rows = []
     for seed in ("1", "2"):
