@@ -39,6 +39,12 @@ training: {num_generations: 4, num_iterations: 2, weighting: importance, learnin
 """
 
 
+def rows_of(said: str) -> list[str]:
+    """Those of the table of held-out figures."""
+    table = said[said.index("Held-out data") :]
+    return [line for line in table[: table.index("└")].splitlines() if line.startswith("│")]
+
+
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -91,7 +97,12 @@ def test_a_discriminator_inside_a_composition_is_asked_as_it_ended(study, capsys
     changes = [f"training.output_dir=runs/inside_{outer}", "training.reward_as=exponential"]
     run_recipe(load_recipe("gcn.yaml", [f"rewards={{{outer}: {{use: squash, reward: {{{part}}}}}}}", *changes]))
     run = study / f"inside_{outer}"
-    assert f"rewards  runs/inside_{outer}/rewards, as they ended" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"rewards  runs/inside_{outer}/rewards, as they ended" in said
+    assert f"{outer} learned along: what it says after does not compare with what it said before" in said
+    changes = {key.strip(): change.strip() for _, key, _, _, change, _ in (row.split("│") for row in rows_of(said))}
+    assert {key for key, change in changes.items() if not change} >= {"reward", "reward_std", f"rewards/{outer}/mean"}
+    assert changes["distinct_2"] and changes["kl"] != ""
     name = f"rewards/{outer}/mean"
     ended = json.loads((run / "results.json").read_text())["after"][name]
     assert evaluate_run(run)[name] == pytest.approx(ended, abs=1e-6)

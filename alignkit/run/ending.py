@@ -1,5 +1,6 @@
 """What a finished run prints: a table before and after, samples side by side, and where the report is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,32 @@ def print_ending(
 ) -> None:
     """Prints it, to standard output unless a console is given."""
     console = console or standard_output()
+    ended = read_ended(folder)
+    learned = ended.learned if ended else []
     console.print()
-    console.print(figures_table(before, after))
+    console.print(figures_table(before, after, learned))
+    if learned:
+        said = "learned along: what it says after does not compare with what it said before"
+        console.print(f"{', '.join(learned)} {said}", highlight=False, markup=False, soft_wrap=True)
     console.print(samples_table(rows_before, rows_after))
     console.print(f"model    {folder / 'model'}", highlight=False, soft_wrap=True)
-    if read_ended(folder) is not None:
+    if ended is not None:
         console.print(f"rewards  {folder / RUN_REWARDS}, as they ended", highlight=False, soft_wrap=True)
     console.print(f"results  {folder / 'results.json'}", highlight=False, soft_wrap=True)
     console.print(f"report   {report}", highlight=False, soft_wrap=True)
 
 
-def figures_table(before: dict[str, float], after: dict[str, float]) -> Table:
-    """A row a figure."""
+def figures_table(before: dict[str, float], after: dict[str, float], learned: Sequence[str] = ()) -> Table:
+    """A row a figure; without a change where rewards that learned along are two measures."""
+    unlike = tuple(f"rewards/{name}/" for name in learned)
     table = Table(title="Held-out data", title_justify="left", title_style="bold")
     table.add_column("figure")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")
     for key in [*before, *(key for key in after if key not in before)]:
         first, last = before.get(key), after.get(key)
-        change = last - first if first is not None and last is not None else None
+        apart = bool(learned) and (key in ("reward", "reward_std") or key.startswith(unlike))
+        change = last - first if first is not None and last is not None and not apart else None
         table.add_row(key, figure(first), figure(last), figure(change, signed=True))
     return table
 
