@@ -114,13 +114,11 @@ def compare_rows(
             f"a comparison needs at least two systems, got {len(systems)}: {', '.join(systems) or 'none'}"
         )
     first, *others = systems
-    of_seeds = {f"{first}, for {system}": rows for system, rows in (baselines or {}).items()}
+    of_seeds = {(first, system): rows for system, rows in (baselines or {}).items()}
     together = _on_shared_prompts({**systems, **of_seeds})
     paired = {system: together[system] for system in systems}
     values = {system: [_figures(row) for row in rows] for system, rows in paired.items()}
-    starts = {
-        system: [_figures(row) for row in together.get(f"{first}, for {system}", paired[first])] for system in others
-    }
+    starts = {system: [_figures(row) for row in together.get((first, system), paired[first])] for system in others}
     names = list(dict.fromkeys(name for rows in values.values() for row in rows for name in row))
     unknown = [name for name in only if name not in names]
     if unknown:
@@ -179,9 +177,9 @@ def _mean_row(rows: Sequence[Row]) -> Row:
     return {"prompt": rows[0]["prompt"], "rewards": of_each("rewards"), "metrics": of_each("metrics"), **alone}
 
 
-def _on_shared_prompts(systems: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    """The rows of each system whose prompts all have, in the order of the first."""
-    keyed: dict[str, dict[tuple[str, int], Row]] = {}
+def _on_shared_prompts(systems: Mapping[Any, Sequence[Row]]) -> dict[Any, list[Row]]:
+    """The rows of each system whose prompts all have, in the order of the first; only systems have plain names."""
+    keyed: dict[Any, dict[tuple[str, int], Row]] = {}
     for system, rows in systems.items():
         times: dict[str, int] = {}
         keyed[system] = {}
@@ -192,7 +190,7 @@ def _on_shared_prompts(systems: Mapping[str, Sequence[Row]]) -> dict[str, list[R
     first, *others = keyed.values()
     shared = [key for key in first if all(key in other for other in others)]
     if not shared:
-        sizes = ", ".join(f"{system} {len(rows)}" for system, rows in systems.items())
+        sizes = ", ".join(f"{system} {len(rows)}" for system, rows in systems.items() if isinstance(system, str))
         raise DataError(
             f"no prompt was answered by all of them (rows: {sizes}); give their recipes the same `data` and "
             "`evaluation.prompts`"

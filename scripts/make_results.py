@@ -119,9 +119,10 @@ def differences(study: Study) -> str:
     """Each system's mean paired difference to the first one, with its interval, and what the verdicts say."""
     found = study.comparison
     first, *others = found["systems"]
+    same = f", and where {first} has more of them, the difference is to the same ones" if found.get("baselines") else ""
     lines = [
         f"Difference to {first} on the same {found['prompts']} prompts, with its 95% bootstrap interval over prompts; "
-        f"a figure of several seeds is their mean, and the difference is to {first} of the same seeds:\n",
+        f"a figure of several seeds is their mean{same}:\n",
         "| | " + " | ".join(study.differences.values()) + " |",
         "| --- |" + " ---: |" * len(study.differences),
     ]
@@ -198,7 +199,7 @@ def commands(study: Study) -> list[str]:
         for run in (run for run in study.runs if run.method == method):
             command = f"alignkit {shlex.join(run.environment['command'][1:])}"
             if first is not None and command == re.sub(rf"(?<=[-=]){first[0]}(?!\.?\d)", str(run.seed), first[1]):
-                alike = f"# likewise, in the place of {first[0]}: "
+                alike = f"# likewise with these seeds in the place of {first[0]}: "
                 known = lines[-1].startswith(alike)
                 lines[-1:] = [f"{lines[-1]}, {run.seed}"] if known else [lines[-1], f"{alike}{run.seed}"]
             else:

@@ -274,15 +274,33 @@ def test_a_system_of_fewer_seeds_is_held_against_those_of_the_first(tmp_path, ca
 
     first = ",".join([judged("mle", 0.2, 1), judged("mle", 0.6, 2), judged("mle", 0.7, 3)])
     some, other = ",".join([judged("rl", 0.5, 3), judged("rl", 0.3, 1)]), judged("gan", 0.5, 7)
+    part = ",".join([judged("part", 0.9, 2), judged("part", 0.7, 9)])
     found = tmp_path / "found.json"
-    assert main(["compare", f"mle={first}", f"rl={some}", f"gan={other}", "--output", str(found)]) == 0
+    systems = [f"mle={first}", f"rl={some}", f"gan={other}", f"part={part}"]
+    assert main(["compare", *systems, "--output", str(found)]) == 0
     content = json.loads(found.read_text())
     standings = content["figures"]["judge"]
     assert standings["mle"]["mean"] == pytest.approx(0.5)
     assert standings["rl"]["difference"] == pytest.approx(0.4 - 0.45)
     assert standings["gan"]["difference"] == pytest.approx(0.0)  # the first has no seed 7
-    assert content["remarks"] == ["rl: differences are to mle of seeds 1, 3"]
-    assert "rl: differences are to mle of seeds 1, 3" in capsys.readouterr().out
+    assert standings["part"]["difference"] == pytest.approx(0.3)  # nor a seed 9
+    assert content["baselines"] == {"rl": [1, 3]}
+    assert content["remarks"] == [
+        "rl: differences are to mle of seeds 3, 1, as it has no other",
+        "gan has seed 7; its differences are to the mean of mle over seeds 1, 2, 3",
+        "part has seeds 2, 9; its differences are to the mean of mle over seeds 1, 2, 3",
+    ]
+    assert "rl: differences are to mle of seeds 3, 1" in capsys.readouterr().out
+
+
+def test_names_of_systems_are_anyones(tmp_path):
+    own, again = rows(judge=0.2), rows(judge=0.4)
+    systems = {"a": own, "b": rows(judge=0.6), "a, for b": rows(judge=0.9)}
+    found = compare_rows(systems, baselines={"b": again}).figures["judge"]
+    assert found["b"].difference == pytest.approx(0.2) and found["a, for b"].mean == pytest.approx(0.9)
+    assert found["a, for b"].difference == pytest.approx(0.7)
+    with pytest.raises(DataError, match=r"\(rows: a 40, b 2\)"):
+        compare_rows({"a": own, "b": rows(prompts=["x", "y"])}, baselines={"b": again})
 
 
 def test_mistakes_of_the_command_are_messages(tmp_path, capsys):

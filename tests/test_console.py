@@ -1,6 +1,7 @@
 """Tables and texts keep their lines where no terminal bounds them."""
 
 import json
+import os
 
 import pytest
 
@@ -10,9 +11,23 @@ from alignkit.console import WIDTH, standard_output
 LONG = "the acting is good and the story is sad " * 6
 
 
-@pytest.mark.parametrize(("columns", "width"), [(None, WIDTH), ("60", 60)])
-def test_a_pipe_is_wide_unless_told(monkeypatch, columns, width, capsys):
-    monkeypatch.delenv("COLUMNS", raising=False)
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    """No stream is a terminal, and the environment says nothing of one."""
+
+    def refuse(stream):
+        raise OSError("not a terminal")
+
+    monkeypatch.setattr(os, "get_terminal_size", refuse)
+    for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, WIDTH), ("60", 60), ("many", WIDTH)])
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_pipe_is_wide_unless_told(monkeypatch, columns, width, colour, capsys):
+    if colour:
+        monkeypatch.setenv("FORCE_COLOR", "1")
     if columns:
         monkeypatch.setenv("COLUMNS", columns)
     assert standard_output().width == width
@@ -20,8 +35,17 @@ def test_a_pipe_is_wide_unless_told(monkeypatch, columns, width, capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) in (width - 1, width)
 
 
-def test_names_and_intervals_are_not_broken(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("COLUMNS", raising=False)
+def test_a_pipe_beside_a_terminal_is_as_wide_as_that(monkeypatch):
+    def of_standard_error(stream):
+        if stream != 2:
+            raise OSError("not a terminal")
+        return os.terminal_size((97, 20))
+
+    monkeypatch.setattr(os, "get_terminal_size", of_standard_error)
+    assert standard_output().width == 97
+
+
+def test_names_and_intervals_are_not_broken(tmp_path, capsys):
     for name in ("the first system of all", "another system by that"):
         rows = [{"prompt": str(i), "rewards": {}, "metrics": {"sentence_bleu": i / 7 + len(name)}} for i in range(9)]
         (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))

@@ -63,14 +63,37 @@ def test_joined_they_are_what_the_tokens_say():
         assert given + text == tokenizer.decode(whole)
 
 
-def test_a_tokenizer_of_whole_words_parts_them_by_blanks():
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "the": 1, "match": 2, "##es": 3}, unk_token="<unk>"))
+def like(vocabulary: list[str], decoder=None) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-    assert decode_completions(words, [[2, 1]], False, ["the"]) == [" match the"]
-    tokenizer.decoder = decoders.WordPiece()
-    pieces = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
-    assert decode_completions(pieces, [[1, 2, 3]], False, ["match"]) == [" the matches"]
+    if decoder is not None:
+        tokenizer.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "decoder", "prompt", "ids", "text"),
+    [
+        (["<unk>", "the", "match", "##es"], None, "the", [2, 1], " match the"),
+        (["<unk>", "the", "match", "##es"], None, "unheard", [2, 1], " match the"),
+        (["<unk>", "the", "match", "##es"], None, "unheard", [0, 0], ""),
+        (["<unk>", "the", "match", "##es"], decoders.WordPiece(), "match", [1, 2, 3], " the matches"),
+        (["<unk>", "the", "match", "##es"], decoders.WordPiece(), "match", [3, 1], "es the"),
+        (["<unk>", "▁once", "▁▁", "s"], decoders.Metaspace(), "once", [2, 3], "  s"),
+    ],
+)
+def test_a_word_that_follows_is_written_as_the_tokenizer_says(vocabulary, decoder, prompt, ids, text):
+    assert decode_completions(like(vocabulary, decoder), [ids], False, [prompt]) == [text]
+
+
+def test_pieces_that_end_words_are_parted_from_the_word_before():
+    """OpenAI's first GPT marks ends: the blank stands behind a word, however many pieces the next one has."""
+    tokenizer = Tokenizer(
+        models.BPE({"t": 0, "o</w>": 1, "to</w>": 2, "g": 3}, [("t", "o</w>")], end_of_word_suffix="</w>")
+    )
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Whitespace(), decoders.BPEDecoder()
+    gpt = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert decode_completions(gpt, [[3, 1, 2], [2]], False, ["to", "to"]) == [" go to", " to"]
 
 
 def test_a_tokenizer_that_writes_its_blanks_is_left_alone():

@@ -18,7 +18,7 @@ def test_what_a_discriminator_says_before_and_after_is_no_verdict():
     run = run_with({"discriminator/accuracy": 0.7, "value/explained_variance": 0.2, "rewards/value/mean": 0.2})
     assert run.learned == ["discriminator"], "the critic's figures are not those of a reward of that name"
     (said,) = headline(run)
-    assert "learned along (discriminator), went from 0.400 to 0.250" in said and "does not compare" in said
+    assert "changed with training (discriminator), went from 0.400 to 0.250" in said and "does not compare" in said
     assert [card.verdict for card in cards(run) if card.label == "Reward"] == [""]
 
 

@@ -77,7 +77,10 @@ def test_every_run_says_its_command_its_data_and_its_machine(docs):
     make_results.main([], docs)
     text = (docs / "results.md").read_text()
     assert "6 runs on Some CPU (1 thread), torch 2.13.0. Data: 22,347 train rows, 256 validation rows." in text
-    assert "alignkit train recipes/rloo.yaml training.seed=1\n# likewise, in the place of 1: 2, 3\n" in text
+    assert (
+        "alignkit train recipes/rloo.yaml training.seed=1\n# likewise with these seeds in the place of 1: 2, 3\n"
+        in text
+    )
 
 
 def test_commands_that_differ_in_more_than_the_seed_are_all_there(docs):

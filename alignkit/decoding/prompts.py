@@ -9,6 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from alignkit.errors import ConfigError, DataError
 from alignkit.text import Text, is_conversational
 
+_LONGEST_WORD = 32  # in characters; some languages write no blanks
+
 
 def encode_prompts(
     processing_class: PreTrainedTokenizerBase, prompts: list[Text], chat_template_kwargs: dict[str, Any] | None = None
@@ -100,26 +102,23 @@ def decode_completions(
         processing_class: the tokenizer that wrote them.
         completion_ids: B lists of token ids.
         conversational: whether the prompts are messages.
-        behind: B prompts that the completions go on from, where a causal model wrote them. The tokenizers of
-            SentencePiece (Llama, Mistral, Gemma) and those of whole words write no blank before a text's first word,
-            which a continuation needs.
+        behind: B prompts that the completions go on from, where a causal model wrote them. Tokenizers of
+            SentencePiece (Llama, Mistral, Gemma), of word pieces and of whole words write a text's first word otherwise
+            than one that follows: mostly without a blank.
     """
-    texts = processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-    if conversational:
-        return [[{"role": "assistant", "content": text}] for text in texts]
-    if behind is None:
-        return texts
-    special = set(processing_class.all_special_ids)
-    blanks: dict[int, bool] = {}
-    for row, (ids, prompt) in enumerate(zip(completion_ids, behind, strict=True)):
-        first = next((token for token in ids if token not in special), None)
-        if first is None or not _ends_with_a_word(processing_class, prompt) or texts[row][:1].isspace():
-            continue
-        if first not in blanks:
-            blanks[first] = _has_a_blank_before_it(processing_class, int(first))
-        if blanks[first]:
-            texts[row] = " " + texts[row]
-    return texts
+    if conversational or behind is None:
+        texts = processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+        return [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
+    words = _last_words(processing_class, behind)
+    starts = [
+        _word_before(processing_class, words, prompt, ids) for prompt, ids in zip(behind, completion_ids, strict=True)
+    ]
+    rows = [[*start, *ids] for (start, _), ids in zip(starts, completion_ids, strict=True)]
+    wholes = processing_class.batch_decode(rows, skip_special_tokens=True)
+    return [
+        whole[len(said) :] if whole.startswith(said) else processing_class.decode(ids, skip_special_tokens=True)
+        for whole, (_, said), ids in zip(wholes, starts, completion_ids, strict=True)
+    ]
 
 
 def behind(model: PreTrainedModel, prompts: Sequence[Text]) -> Sequence[Text] | None:
@@ -127,17 +126,31 @@ def behind(model: PreTrainedModel, prompts: Sequence[Text]) -> Sequence[Text] | 
     return None if model.config.is_encoder_decoder else prompts
 
 
-def _ends_with_a_word(processing_class: PreTrainedTokenizerBase, prompt: Text) -> bool:
-    """Whether a blank in front of what follows would be the only one there."""
-    if not isinstance(prompt, str) or not prompt or prompt[-1].isspace():
-        return False
-    return not prompt.endswith(tuple(processing_class.all_special_tokens))
+def _last_words(processing_class: PreTrainedTokenizerBase, prompts: Sequence[Text]) -> dict[str, tuple[list[int], str]]:
+    """Prompt -> tokens of its last word, and what they say; not of prompts behind which a text begins anew."""
+    special = tuple(processing_class.all_special_tokens)
+    ends = {
+        prompt: prompt.rsplit(None, 1)[-1][-_LONGEST_WORD:]
+        for prompt in prompts
+        if isinstance(prompt, str) and prompt and not prompt[-1].isspace() and not prompt.endswith(special)
+    }
+    if not ends:
+        return {}
+    encoded = processing_class(list(ends.values()), add_special_tokens=False)["input_ids"]
+    said = processing_class.batch_decode(encoded, skip_special_tokens=True)
+    return {prompt: (list(ids), text) for prompt, ids, text in zip(ends, encoded, said, strict=True)}
 
 
-def _has_a_blank_before_it(processing_class: PreTrainedTokenizerBase, token: int) -> bool:
-    """Whether the token, after another one, is written with a blank that it has not as the first."""
-    alone, twice = processing_class.batch_decode([[token], [token, token]])
-    return twice == f"{alone} {alone}"
+def _word_before(
+    processing_class: PreTrainedTokenizerBase, words: Mapping[str, tuple[list[int], str]], prompt: Text, ids: list[int]
+) -> tuple[list[int], str]:
+    """What to decode a completion behind: the prompt's last word, or its own first one where that is not known."""
+    found = words.get(prompt, ([], "")) if isinstance(prompt, str) else ([], "")
+    if not found[0] or found[1]:
+        return found
+    special = set(processing_class.all_special_ids)
+    first = [token for token in ids if token not in special][:1]
+    return first, processing_class.decode(first)
 
 
 def texts_of_rows(

@@ -8,6 +8,7 @@ from typing import Any
 from alignkit.diagnostics import Finding, review
 from alignkit.errors import DataError
 from alignkit.json_lines import Row, read_json_lines
+from alignkit.trainers.ended_rewards import read_ended
 
 # What stands in front of the slash in figures of the trainers themselves.
 _OF_TRAINERS = {"completions", "ess", "log_weights", "phase", "rewards", "sampling", "value", "weights"}
@@ -29,6 +30,7 @@ class RunFiles:
         environment: versions, machine, seed.
         recipe: recipe.yaml, as text.
         findings: of health.json, or of the monitors on `rows` where there is no such file.
+        changed: rewards that training changed, of rewards/index.json; None where there is none.
     """
 
     name: str
@@ -42,13 +44,22 @@ class RunFiles:
     environment: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
     findings: list[Finding] = field(default_factory=list)
+    changed: list[str] | None = None
 
     @property
     def learned(self) -> list[str]:
-        """The rewards that learned along: those whose own figures were logged beside what they said."""
+        """The rewards that changed with training: of a finished run, else those that logged figures of
+        their own beside what they said."""
         named = [key.split("/")[1] for key in self.after if key.startswith("rewards/") and key.endswith("/mean")]
+        if self.changed is not None:
+            return sorted(set(self.changed).intersection(named))
         logged = {key.split("/")[0] for row in self.rows for key in row if "/" in key} - _OF_TRAINERS
         return sorted(logged.intersection(named))
+
+    def is_two_measures(self, key: str) -> bool:
+        """Whether a figure before and after training is of two rewards, so that its change says nothing."""
+        of_each = tuple(f"rewards/{name}/" for name in self.learned)
+        return bool(of_each) and (key in ("reward", "reward_std") or key.startswith(of_each))
 
 
 def read_run(folder: str | Path) -> RunFiles:
@@ -70,6 +81,7 @@ def read_run(folder: str | Path) -> RunFiles:
         samples.setdefault(str(row.get("phase", "train")), []).append(row)
     recipe = folder / "recipe.yaml"
     health = folder / "health.json"
+    ended = read_ended(folder)
     return RunFiles(
         name=folder.resolve().name,
         rows=rows,
@@ -82,6 +94,7 @@ def read_run(folder: str | Path) -> RunFiles:
         environment=_json(folder / "environment.json", dict),
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
         findings=_findings(health) if health.is_file() else review(rows),
+        changed=ended.learned if ended else None,
     )
 
 

@@ -85,14 +85,13 @@ def cards(run: RunFiles) -> list[Card]:
         if before is not None and abs(before) < 1e-5 * abs(after):
             before = 0.0  # a KL of 5e-7 before training is rounding, and would read as a figure
         change = interval = verdict = ""
-        if before is not None:
+        if before is not None and not run.is_two_measures(key):
             change = signed(after - before, figure.percent)
             bounds = run.intervals.get(key, {}).get("change")
             if bounds:
                 interval = f"95%: {signed(bounds[0], figure.percent)} to {signed(bounds[1], figure.percent)}"
             told = bounds or abs(after - before) > _TELLING * abs(before)
-            moved = key == "reward" and run.learned  # the yardstick, not only what it measures
-            if told and not moved and not (key in _NEUTRAL and "reward" not in run.after):
+            if told and not (key in _NEUTRAL and "reward" not in run.after):
                 verdict = _verdict(figure.better * (after - before), bounds)
         curve = points_of(run.rows, key) or points_of(run.rows, f"eval_{key}")
         made.append(
@@ -127,8 +126,8 @@ def headline(run: RunFiles) -> list[str]:
         figures = f"from {written(before['reward'])} to {written(after['reward'])}{held_out}{kl}"
         if run.learned:
             said.append(
-                f"The reward, which learned along ({', '.join(run.learned)}), went {figures}: what it says at the end "
-                "does not compare with what it said before."
+                f"The reward, which changed with training ({', '.join(run.learned)}), went {figures}: what it says at "
+                "the end does not compare with what it said before."
             )
         else:
             said.append(f"{_went('The reward', before['reward'], after['reward'])} {figures}.")
@@ -286,7 +285,9 @@ def figures_table(run: RunFiles) -> list[dict[str, str]]:
     for key in dict.fromkeys([*run.after, *run.before]):
         figure = figure_of(key)
         before, after = run.before.get(key), run.after.get(key)
-        change = signed(after - before, figure.percent) if before is not None and after is not None else ""
+        change = ""
+        if before is not None and after is not None and not run.is_two_measures(key):
+            change = signed(after - before, figure.percent)
         rows.append(
             {
                 "key": key,

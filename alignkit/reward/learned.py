@@ -25,9 +25,12 @@ class LearnedReward(ABC):
     Attributes:
         training: True while the policy trains, False during evaluation; `train()` and `eval()` set it.
         reference_column: the data column that holds the references; alignkit's trainers set it to theirs.
+        learns: whether `update` changes what it scores; False where its settings freeze it, so that what it says before
+            and after training is one measure.
     """
 
     training: bool = True
+    learns: bool = True
     reference_column: str = "reference"
     _pending: tuple[list, list, list] | None = None
 

@@ -33,8 +33,9 @@ def compare_runs(
 
     Args:
         runs: folders of finished runs, or files that `alignkit evaluate --output` wrote. `NAME=RUN,RUN,RUN` is one
-            system of several seeds, each of whose figures is the mean over them. Where the first system has more seeds
-            than another, that one's differences are to the first's runs of the same seeds (`training.seed`).
+            system of several seeds, each of whose figures is the mean over them. Where the first system has
+            all seeds of another, and more, that one's differences are to the first's runs of the same seeds
+            (`training.seed` of the recipe that each was judged by).
         metrics: figures to compare; all when empty.
         output: JSON file for all of it.
         plot: .svg or .png file for a picture of the differences.
@@ -52,13 +53,13 @@ def compare_runs(
     recipes = {name if len(seeds) == 1 else str(run): _recipe(run) for name, seeds in systems.items() for run in seeds}
     differing = _differing(recipes)
     unlike = {name.removeprefix("rewards/") for name in differing if name.startswith("rewards/")}
-    beside = _of_the_same_seeds(systems, {name: [_recipe(run) for run in runs] for name, runs in systems.items()})
+    beside, said = _of_the_same_seeds(systems, {name: [_recipe(run) for run in runs] for name, runs in systems.items()})
     first = next(iter(given))
     found = compare_rows(
         {name: mean_of_seeds(seeds) for name, seeds in given.items()},
         metrics,
         unlike=unlike,
-        baselines={name: mean_of_seeds({run: given[first][run] for run in runs}) for name, (runs, _) in beside.items()},
+        baselines={name: mean_of_seeds({run: given[first][run] for run in runs}) for name, runs in beside.items()},
     )
     console = standard_output()
     console.print(_table(found))
@@ -69,15 +70,15 @@ def compare_runs(
                 console.print(
                     f"{who}: {len(own) - found.prompts} of {len(own)} prompts are not shared by all, left out"
                 )
-    fewer = [f"{name}: differences are to {first} of {said}" for name, (_, said) in beside.items()]
     remarks = [line for name, lines in differing.items() if name in found.figures or not metrics for line in lines]
-    for line in [*remarks, *fewer, *found.verdicts]:
+    for line in [*remarks, *said, *found.verdicts]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if plot is not None:
         print(f"drawn to {write_differences(found.to_dict(), plot)}")
     if output is not None:
         folders = {name: [str(run) for run in seeds] for name, seeds in systems.items()}
-        content = finite({"folders": folders, **found.to_dict(), "remarks": [*remarks, *fewer]})
+        content = finite({"folders": folders, **found.to_dict(), "remarks": [*remarks, *said]})
+        content["baselines"] = {name: list(seeds.values()) for name, seeds in beside.items()}
         write_text(output, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         print(f"written to {output}")
     return found
@@ -104,24 +105,33 @@ def _systems(given: list[str]) -> dict[str, list[Path]]:
 
 def _of_the_same_seeds(
     systems: dict[str, list[Path]], recipes: dict[str, list[dict[str, Any]]]
-) -> dict[str, tuple[list[str], str]]:
-    """System -> the first's runs of its seeds, in words too, where the first has those seeds and others.
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """System -> the first's runs of its seeds -> seed, where the first has all of them and more; and what to say of it.
 
     Runs of one seed have data, order and often a start in common: a mean over other seeds would add their differences.
     """
     of = {name: [(recipe.get("training") or {}).get("seed") for recipe in own] for name, own in recipes.items()}
     first, *others = systems
     runs = dict(zip(of[first], map(str, systems[first]), strict=True))
-    if len(runs) < len(systems[first]) or None in runs:  # the seeds do not tell the first's runs apart
-        return {}
-    fewer = {name: set(of[name]) for name in others if set(of[name]) < set(runs)}
-    return {
-        name: (
-            [run for seed, run in runs.items() if seed in seeds],
-            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(str(seed) for seed in runs if seed in seeds)}",
-        )
-        for name, seeds in fewer.items()
-    }
+    known = None not in runs and len(runs) == len(systems[first])
+    beside: dict[str, dict[str, Any]] = {}
+    said = []
+    for name in others:
+        if sorted(map(str, of[name])) == sorted(map(str, of[first])) or len(of[name]) == len(of[first]) == 1:
+            continue
+        if known and set(of[name]) < set(runs):
+            beside[name] = {run: seed for seed, run in runs.items() if seed in of[name]}
+            said.append(f"{name}: differences are to {first} of {_seeds(of[name])}, as it has no other")
+        else:
+            said.append(
+                f"{name} has {_seeds(of[name])}; its differences are to the mean of {first} over {_seeds(of[first])}"
+            )
+    return beside, said
+
+
+def _seeds(seeds: list[Any]) -> str:
+    words = ", ".join("unknown" if seed is None else str(seed) for seed in seeds)
+    return f"seed{'s' if len(seeds) > 1 else ''} {words}"
 
 
 def read_judged(file: Path) -> dict[str, Any]:

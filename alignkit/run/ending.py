@@ -32,8 +32,9 @@ def print_ending(
     console.print()
     console.print(figures_table(before, after, learned))
     if learned:
-        said = "learned along: what it says after does not compare with what it said before"
-        console.print(f"{', '.join(learned)} {said}", highlight=False, markup=False, soft_wrap=True)
+        said = "what it says after" if len(learned) == 1 else "what they say after"
+        said = f"{', '.join(learned)} changed with training: {said} does not compare with before"
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     console.print(samples_table(rows_before, rows_after))
     console.print(f"model    {folder / 'model'}", highlight=False, soft_wrap=True)
     if ended is not None:
@@ -43,7 +44,7 @@ def print_ending(
 
 
 def figures_table(before: dict[str, float], after: dict[str, float], learned: Sequence[str] = ()) -> Table:
-    """A row a figure; without a change where rewards that learned along are two measures."""
+    """A row a figure; without a change where a reward that changed itself is two measures."""
     unlike = tuple(f"rewards/{name}/" for name in learned)
     table = Table(title="Held-out data", title_justify="left", title_style="bold")
     table.add_column("figure")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from alignkit.compose import WeightedSum
-from alignkit.console import standard_output
+from alignkit.console import goes_to_a_terminal, standard_output
 from alignkit.data.dialogue import TURN_END, Context, context_of
 from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.prompts import check_room, encode_prompts
@@ -173,6 +173,6 @@ def _show(rows: list[dict[str, Any]], console: Console, apart: bool, unsaid: lis
                 for name, score in said["rewards"].items()
             )
             text = prompt + escape(completion_text(said["completion"]))
-            console.print(text, highlight=False, soft_wrap=not console.is_terminal)
+            console.print(text, highlight=False, soft_wrap=not goes_to_a_terminal())
             if scores:
                 console.print(f"  [cyan]{label}{escape(scores)}[/cyan]", highlight=False)

@@ -2,7 +2,8 @@
 
 rewards/<key>/       a reward that is a network, as a model
 rewards/<key>.pt     the state of any other that has one, and of what is inside a composition
-rewards/index.json   {"rewards": {log name: [keys of all that it holds]}, "models": [keys that are rewards themselves]}
+rewards/index.json   {"rewards": {log name: [keys of all that it holds]}, "models": [keys that are rewards themselves],
+                     "learned": [log names of those that may score otherwise than before]}
 
 The folder may hold other things (someone trains into the folder of a project): only what the index names is ours.
 """
@@ -32,15 +33,12 @@ class Ended:
     Attributes:
         rewards: log name of each reward of the run -> keys of the states that it holds, its own among them.
         models: keys of the rewards that are networks themselves: the log name of a reward, and a folder.
+        learned: log names of the rewards that hold anything which changed what they score: all but frozen ones.
     """
 
     rewards: dict[str, list[str]] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
-
-    @property
-    def learned(self) -> list[str]:
-        """The rewards that hold anything which may have changed."""
-        return [name for name, keys in self.rewards.items() if keys]
+    learned: list[str] = field(default_factory=list)
 
     @property
     def keys(self) -> list[str]:
@@ -56,7 +54,11 @@ class Ended:
 def read_ended(run: Path) -> Ended | None:
     """What the index says; None where there is none."""
     file = run / RUN_REWARDS / INDEX
-    return Ended(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    holding = [name for name, keys in content["rewards"].items() if keys]  # an index of before this was written down
+    return Ended(**{"learned": holding, **content})
 
 
 def write_ended(rewards: Sequence[Any], run: Path) -> None:
@@ -85,11 +87,13 @@ def write_ended(rewards: Sequence[Any], run: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_bytes(folder / f"{key}.pt", content.getvalue())
     keys = {id(reward): key for key, reward in held.items()}
-    inside = {
-        name: [keys[id(part)] for part in walk_rewards([reward]) if id(part) in keys]
+    parts = {
+        name: [part for part in walk_rewards([reward]) if id(part) in keys]
         for name, reward in zip(unique_names(rewards), rewards, strict=True)
     }
-    ended = Ended(inside, models)
+    inside = {name: [keys[id(part)] for part in own] for name, own in parts.items()}
+    learned = [name for name, own in parts.items() if any(getattr(part, "learns", True) for part in own)]
+    ended = Ended(inside, models, learned)
     written = {folder / key if key in models else folder / f"{key}.pt" for key in held}
     for place in earlier.files(run) if earlier else ():
         if place not in written:

@@ -120,6 +120,7 @@ class Discriminator(NetworkReward, LearnedReward):
         if scratch is not None and updates == 0:
             problems.append("updates: 0 freezes a network, and a new one gives random numbers; give a trained model")
         self.learning_rate, self.updates, self.update_size = learning_rate, updates, update_size
+        self.learns = updates > 0
         self.weight_decay, self.max_grad_norm, self.label_smoothing = weight_decay, max_grad_norm, label_smoothing
         self.replay, self.replay_share, self.seed, self.dropout = replay, replay_share, seed, dropout
         problems += self._learning().problems()
