@@ -82,7 +82,7 @@ def test_completions_are_counted_by_num_generations_alone(tmp_path):
 def test_a_token_that_the_tokenizer_does_not_have_is_no_text():
     tokenizer = tiny_tokenizer()
     beyond = len(tokenizer) + 3
-    assert decode_completions(tokenizer, [[beyond, 4]], False, ["it was"]) == [tokenizer.decode([4])]
+    assert decode_completions(tokenizer, [[beyond, 4]], False, ["it was"]) == [f" {tokenizer.decode([4])}"]
 
 
 def test_a_chat_template_of_the_recipe_is_the_one_by_which_prompts_are_counted(tmp_path, monkeypatch):
