@@ -56,11 +56,6 @@ class RunFiles:
         logged = {key.split("/")[0] for row in self.rows for key in row if "/" in key} - _OF_TRAINERS
         return sorted(logged.intersection(named))
 
-    def is_two_measures(self, key: str) -> bool:
-        """Whether a figure before and after training is of two rewards, so that its change says nothing."""
-        of_each = tuple(f"rewards/{name}/" for name in self.learned)
-        return bool(of_each) and (key in ("reward", "reward_std") or key.startswith(of_each))
-
 
 def read_run(folder: str | Path) -> RunFiles:
     """Reads a run's folder.

@@ -9,6 +9,7 @@ from alignkit.diagnostics import CHECKS, Finding
 from alignkit.report.plots import Plot, line_plot, scatter_plot, spark, thinned
 from alignkit.report.reading import Row, RunFiles
 from alignkit.report.words import figure_of, signed, span, written
+from alignkit.trainers.ended_rewards import is_two_measures
 
 # The most telling figures first; the page's cards are the first six that the run has.
 _HEADLINE = (
@@ -85,7 +86,7 @@ def cards(run: RunFiles) -> list[Card]:
         if before is not None and abs(before) < 1e-5 * abs(after):
             before = 0.0  # a KL of 5e-7 before training is rounding, and would read as a figure
         change = interval = verdict = ""
-        if before is not None and not run.is_two_measures(key):
+        if before is not None and not is_two_measures(key, run.learned):
             change = signed(after - before, figure.percent)
             bounds = run.intervals.get(key, {}).get("change")
             if bounds:
@@ -286,7 +287,7 @@ def figures_table(run: RunFiles) -> list[dict[str, str]]:
         figure = figure_of(key)
         before, after = run.before.get(key), run.after.get(key)
         change = ""
-        if before is not None and after is not None and not run.is_two_measures(key):
+        if before is not None and after is not None and not is_two_measures(key, run.learned):
             change = signed(after - before, figure.percent)
         rows.append(
             {

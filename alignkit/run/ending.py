@@ -11,7 +11,7 @@ from rich.text import Text
 from alignkit.console import standard_output
 from alignkit.models.locating import RUN_REWARDS
 from alignkit.text import excerpt
-from alignkit.trainers.ended_rewards import read_ended
+from alignkit.trainers.ended_rewards import is_two_measures, read_ended
 
 _SAMPLES = 10
 
@@ -45,14 +45,13 @@ def print_ending(
 
 def figures_table(before: dict[str, float], after: dict[str, float], learned: Sequence[str] = ()) -> Table:
     """A row a figure; without a change where a reward that changed itself is two measures."""
-    unlike = tuple(f"rewards/{name}/" for name in learned)
     table = Table(title="Held-out data", title_justify="left", title_style="bold")
     table.add_column("figure")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")
     for key in [*before, *(key for key in after if key not in before)]:
         first, last = before.get(key), after.get(key)
-        apart = bool(learned) and (key in ("reward", "reward_std") or key.startswith(unlike))
+        apart = is_two_measures(key, learned)
         change = last - first if first is not None and last is not None and not apart else None
         table.add_row(key, figure(first), figure(last), figure(change, signed=True))
     return table

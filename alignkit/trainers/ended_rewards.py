@@ -61,6 +61,17 @@ def read_ended(run: Path) -> Ended | None:
     return Ended(**{"learned": holding, **content})
 
 
+def is_two_measures(figure: str, learned: Sequence[str]) -> bool:
+    """Whether a figure of held-out data is of one reward before training and of another after it, so that its change
+    says nothing. `learned`: log names of the rewards that changed.
+
+    >>> is_two_measures("reward", ["judge"]), is_two_measures("rewards/length/mean", ["judge"])
+    (True, False)
+    """
+    of_each = tuple(f"rewards/{name}/" for name in learned)
+    return bool(of_each) and (figure in ("reward", "reward_std") or figure.startswith(of_each))
+
+
 def write_ended(rewards: Sequence[Any], run: Path) -> None:
     """Writes the state of each reward, and the index; what an earlier run left there goes.
 
