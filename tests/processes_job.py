@@ -99,6 +99,7 @@ class Taste(LearnedReward):
     def __init__(self):
         self.weights = torch.zeros(26)
         self.seen: list[list[str]] = []
+        self.told: list[list[str | None]] = []
 
     def __call__(self, prompts, completions, **columns):
         known = [None if prompt in UNKNOWN else text for prompt, text in zip(prompts, completions, strict=True)]
@@ -106,6 +107,7 @@ class Taste(LearnedReward):
 
     def update(self, prompts, completions, references):
         self.seen.append(list(completions))
+        self.told.append(list(references))
         for place, text in enumerate(completions):
             self.weights += 0.01 * (place + 1) * letters(text) + 0.01 * torch.randn(26)
         return {"norm": float(self.weights.norm())}
@@ -144,6 +146,8 @@ def trainer_of(case: str, folder: Path, decoder: Any = None, **changes: Any) -> 
         own |= {"reward_as": "exponential", "reward_temperature": 0.5, "weight_clip": 1.0, "control_variate": True}
         own |= {"control_variate_tokens": 8}
         decoder = Placed(8) if decoder is not None else None
+        # the rows that are completed come first; three others have the prompt of each, and references of their own
+        columns = {"prompt": PROMPTS * 4, "reference": [f"text {i}" for i in range(4 * len(PROMPTS))]}
         return CooperativeTrainer(
             tiny_causal_lm(), [Opinion(), Taste()], CooperativeConfig(**settings | own | changes),
             Dataset.from_dict(columns), None, tiny_tokenizer(), decoder=decoder,
@@ -181,6 +185,7 @@ def train(case: str, folder: Path) -> dict[str, Any]:
         "history": trainer.state.log_history,
         "learned": taste[0].weights if taste else None,
         "seen": taste[0].seen if taste else None,
+        "told": taste[0].told if taste else None,
         "sharded": isinstance(trainer.model_wrapped, FSDPModule),
     }
 

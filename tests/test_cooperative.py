@@ -266,6 +266,10 @@ def test_an_adapter_is_weighted_against_what_sampled_not_against_its_base(tmp_pa
     [
         ({"num_generations": 1}, "nothing to learn in expectation; set num_generations to 2"),
         ({"num_generations": 1, "weighting": "reward", "baseline": "leave_one_out"}, "leaves none to compare with"),
+        (
+            {"num_generations": 1, "weighting": "reward", **MIXTURE},
+            "weight 1 whatever its density; .*proposal='policy'",
+        ),
         ({"weighting": "uniform"}, "know nothing of the reward"),
         ({"weighting": "reward", "num_iterations": 2}, "holds only for the policy that sampled"),
         ({"weighting": "rewards"}, "expected one of importance, uniform, best, reward"),

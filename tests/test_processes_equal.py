@@ -61,6 +61,14 @@ def test_a_learned_reward_sees_what_one_process_sees(case, runs):
     assert torch.equal(one["learned"], first["learned"]) and torch.equal(one["learned"], second["learned"])
 
 
+def test_references_are_drawn_for_the_completions_of_all_processes_together(runs):
+    one, first, second = (run["told"] for run in runs["cooperative"])
+    assert one == first == second
+    for i, told in enumerate(one):
+        assert sorted(told) == sorted([f"text {row}" for row in range(i, 72, 18)] * 2)
+    assert len({tuple(int(text.split()[1]) // 18 for text in told) for told in one}) > 1, "always the same order"
+
+
 class Process:
     """An accelerator of one of several processes, as far as the ptx text asks."""
 

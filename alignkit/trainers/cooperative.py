@@ -55,6 +55,12 @@ class CooperativeTrainer(OnPolicyTrainer):
             )
         if own is None:
             self.decoder = self._proposal()
+        elif self.args.weighting in ("importance", "reward") and not getattr(self.decoder, "has_full_support", True):
+            raise ConfigError(
+                f"weighting={self.args.weighting!r}: {type(getattr(own, 'search', own)).__name__} never draws some "
+                "texts that the policy writes, and no weight brings them back; give it a policy_share above 0, or set "
+                "weighting='uniform' or 'best' with proposal='own'"
+            )
         check = getattr(self.decoder, "check", None)
         if check is not None:
             check(self.accelerator.unwrap_model(self.model), self._sampling_config, self.num_generations)
@@ -96,10 +102,11 @@ class CooperativeTrainer(OnPolicyTrainer):
 
     def _teach(self, rollout: Rollout, count: int) -> None:
         """Teach the learned rewards the first `count` completions."""
-        references = rollout.columns.get(self.args.reference_column) or [None] * len(rollout.prompts)
+        prompts, own = rollout.prompts[:count], rollout.columns.get(self.args.reference_column)
+        references = self.drawn_references(prompts, own[:count] if own else [None] * count)
         with self.phase("reward"):
             for reward in learned_rewards(self.rewards):
-                reward.remember(rollout.prompts[:count], rollout.completions[:count], references[:count])
+                reward.remember(prompts, rollout.completions[:count], references)
             seed = self.args.seed + self.state.global_step
             self.reward_states.update_now(seed, self.args.discriminator_updates)
 
@@ -269,6 +276,11 @@ def _check_decoder(own: Any, args: CooperativeConfig) -> None:
         if args.proposal == "own":
             raise ConfigError("proposal='own' is a decoder of your own; pass it as decoder=")
         return
+    if args.num_generations == 1 and args.weighting == "reward" and args.proposal == "policy":
+        raise ConfigError(
+            "a decoder was given with num_generations=1 and weighting='reward': the one completion of a prompt has the "
+            "weight 1 whatever its density; set num_generations to 2 or more, or leave the decoder out"
+        )
     if args.proposal not in ("policy", "own") or args.proposal_settings:
         raise ConfigError(
             f"a decoder was given and proposal={args.proposal!r}: both would draw completions; leave one out"

@@ -162,6 +162,16 @@ class CooperativeConfig(OnPolicyConfig):
                 "num_generations=1 with weighting='importance': the one completion of a prompt has the weight 1 "
                 "whatever its density; set num_generations to 2 or more, or weighting to 'uniform'"
             )
+        if (
+            self.num_generations == 1
+            and self.weighting == "reward"
+            and (self.proposal_settings or self.proposal != "policy")
+        ):
+            problems.append(
+                f"num_generations=1 with weighting='reward' and proposal={self.proposal!r}: the weights p / q^ are "
+                "normalised over a prompt's completions, and the one completion would have the weight 1 whatever its "
+                "density; set num_generations to 2 or more, or let the policy draw (proposal='policy')"
+            )
         if self.num_generations == 1 and self.weighting == "reward" and self.baseline == "leave_one_out":
             problems.append(
                 "baseline='leave_one_out' compares the completions of a prompt; num_generations=1 leaves none to "

@@ -6,12 +6,14 @@ import torch
 
 from alignkit.advantages import masked_sum
 from alignkit.decoding.prompts import pad_right
+from alignkit.errors import DataError
 from alignkit.models.scoring import Scores, score_completions
-from alignkit.text import completion_text
+from alignkit.text import Text, completion_text, excerpt, is_conversational, prompt_text
+from alignkit.trainers.references import ReferencesMixin
 from alignkit.trainers.rollout import Batch, Rollout, joined
 
 
-class ExtraTextMixin:
+class ExtraTextMixin(ReferencesMixin):
     """Scores what a micro-batch has as `extra_*` beside its completions: under DDP there can be one forward only."""
 
     def joint_scores(
@@ -47,10 +49,16 @@ class ExtraTextMixin:
 
     def references(self: Any, rollout: Rollout, batch: Batch) -> Batch:
         """The prompts with the data's reference texts in place of what the policy wrote, and the end token where the
-        text ends within `max_completion_length`."""
+        text ends within `max_completion_length`.
+
+        Raises:
+            DataError: a row has none, or several.
+        """
         limit, end = self.args.max_completion_length, self.processing_class.eos_token_id
         end = [] if end is None else [end]
-        texts = [completion_text(text) for text in rollout.columns[self.args.reference_column]]
+        column = self.args.reference_column
+        drawn = self.drawn_references(rollout.prompts, rollout.columns[column])
+        texts = [_one_text(text, prompt, column) for prompt, text in zip(rollout.prompts, drawn, strict=True)]
         encoded = self.processing_class(text=texts, add_special_tokens=False)["input_ids"]
         ids, mask = pad_right([(row + end)[:limit] for row in encoded], self._pad_id, batch["prompt_ids"].device)
         return {
@@ -66,3 +74,13 @@ class ExtraTextMixin:
         scale = self.args.gradient_accumulation_steps
         self._metrics["train"]["mle_loss"].append(self.accelerator.gather(mle.detach() * scale).mean().item())
         return self.args.rl_weight * loss + (1 - self.args.rl_weight) * mle
+
+
+def _one_text(reference: Any, prompt: Text, column: str) -> str:
+    if isinstance(reference, str) or (is_conversational(reference) and reference):
+        return completion_text(reference)
+    raise DataError(
+        f"rl_weight below 1 takes the likelihood of a reference, and column {column!r} holds "
+        f"{excerpt(repr(reference), 60)} for the prompt {excerpt(prompt_text(prompt), 60)!r}; expected one text, or "
+        "messages: drop rows without one, and of several make rows of their own"
+    )

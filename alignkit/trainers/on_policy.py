@@ -171,14 +171,18 @@ class OnPolicyTrainer(
             exact = next(self.model.parameters()).dtype == torch.float64  # such a policy's scores are not rounded
             extras["dtype"] = torch.float64 if exact else torch.float32
             call_rewards(rollout, self.rewards, self.reward_func_names, self.reward_weights, self.state, **extras)
+            self.renew_remembered()
         with self.phase("reference"), torch.no_grad(), self.accelerator.autocast():
             made = rollout.made
             batch = (made.prompt_ids, made.prompt_mask, made.completion_ids, made.completion_mask)
+            training = self.model.training
+            self.model.eval()  # as it was while sampling: with dropout it is another policy each time
             if made.log_probs is None:
                 seen = self._scored(self.model_wrapped, batch, "full" if self.uses_values else "none")
                 made.log_probs, made.values = seen["log_probs"], seen["values"]
             elif self.uses_values and made.values is None:
                 made.values = self._scored(self.model_wrapped, batch, "only")["values"]
+            self.model.train(training)
             with reference_of(self.model_wrapped, self.ref_model) as reference:
                 rollout.ref_log_probs = self._scored(reference, batch, "none")["log_probs"]
         return rollout

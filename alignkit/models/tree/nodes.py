@@ -23,6 +23,7 @@ class Nodes:
         limit: most slots that may ever be in use.
 
     Attributes:
+        made: how many nodes there ever were: the number of the next one.
         depth: (slots,) tokens on the path, start tokens and the slot's own included.
         row: (slots,) the prompt.
         token: (slots,) the token's id.
@@ -47,14 +48,10 @@ class Nodes:
             self.depth[slots], self.token[slots], self.row[slots] = place + 1, start[:, place], np.arange(rows)
         roots = own[:, -1] if self.start_length else np.arange(rows)
         self.row[roots] = np.arange(rows)
-        self._slot_of = roots.copy()  # of each node ever made; -1 where it was forgotten
+        self.made = len(roots)
+        self._slot_of = roots.copy()  # of each node ever made, and room for more; -1 where it was forgotten
         self._free = list(range(self.capacity - 1, first - 1, -1))
         self.on_growth: list[Callable[[int], None]] = []  # told the new capacity
-
-    @property
-    def made(self) -> int:
-        """How many nodes there ever were: the number of the next one."""
-        return len(self._slot_of)
 
     def slots(self, nodes: Sequence[int] | np.ndarray) -> np.ndarray:
         """The slots of nodes.
@@ -87,7 +84,10 @@ class Nodes:
         self.path[new] = self.path[parents]
         self.path[new, depth] = new
         self.depth[new], self.row[new], self.token[new] = depth + 1, self.row[parents], tokens
-        self._slot_of = np.concatenate([self._slot_of, new])
+        if self.made + count > len(self._slot_of):  # twice as much: a copy for every node would cost their square
+            self._slot_of = np.pad(self._slot_of, (0, self.made + 2 * count), constant_values=-1)
+        self._slot_of[self.made : self.made + count] = new
+        self.made += count
         return new
 
     def keep(self, nodes: Sequence[int] | np.ndarray) -> None:
