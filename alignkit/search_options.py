@@ -40,8 +40,10 @@ def check_decoder(args: argparse.Namespace) -> None:
         raise AlignkitError(f"--decoder {args.decoder} chooses by a reward; name one with --reward")
     if args.decoder in OF_SAMPLES and args.temperature == 0:
         raise AlignkitError(f"--decoder {args.decoder} samples, and --temperature 0 does not; take one above 0")
-    if args.count < 1 or args.max_new_tokens < 1 or args.batch_size < 1 or args.temperature < 0:
-        raise AlignkitError("--count, --max-new-tokens and --batch-size are at least 1, --temperature at least 0")
+    least = {"count": 1, "max_new_tokens": 1, "batch_size": 1, "temperature": 0}
+    if low := [name for name, smallest in least.items() if getattr(args, name) < smallest]:
+        said = (f"--{n.replace('_', '-')} is at least {least[n]}, got {getattr(args, n):g}" for n in low)
+        raise AlignkitError("; ".join(said))
     if args.decoder == "sample" and args.temperature == 0 and args.count > 1:
         raise AlignkitError(
             f"--count {args.count}: --temperature 0 takes the likeliest token and would write the same text "

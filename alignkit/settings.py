@@ -95,6 +95,18 @@ def argument_problems(
     return setting_problems(owner, given, known, needed, where=where, also=also, moved=moved, noun=noun)
 
 
+def hints_of(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """What the parameters of a signature say of their values: annotations that are no text; None, too, where it is the
+    default.
+
+    >>> def build(size: int = None, name: "str" = "", *, rate: float | str = 1): ...
+    >>> hints_of(inspect.signature(build).parameters)
+    {'size': int | None, 'rate': float | str}
+    """
+    said = {n: p for n, p in parameters.items() if p.annotation is not p.empty and not isinstance(p.annotation, str)}
+    return {n: typing.Optional[p.annotation] if p.default is None else p.annotation for n, p in said.items()}  # noqa: UP045
+
+
 def did_you_mean(word: Any, known: Iterable[str], listing: int = 12) -> str:
     """The end of an "unknown name" message: the nearest known name, or the names where there are few.
 

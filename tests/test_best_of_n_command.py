@@ -82,9 +82,16 @@ def test_weights_decide_what_is_chosen_and_every_score_is_told(folders, here):
         (["--decoder", "best_of_n", "--reward", REWARD, "--n", "0"], "a whole number of 1 or more, got 0"),
         (["--decoder", "best_of_n", "--reward", REWARD, "--temperature", "0"], "take one above 0"),
         (["--decoder", "best_of", "--reward", REWARD], "did you mean 'best_of_n'?"),
+        (["--temperature", "-1", "--count", "0"], "--count is at least 1, got 0; --temperature is at least 0, got -1"),
+        (["--reward", "discriminator: {model: MODEL}"], "its scores would be random numbers"),
+        (
+            ["--reward", "discriminator: {model: MODEL, updates: lots}"],
+            "updates: expected a whole number",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_work_is_said(more, expected, folders, here, capsys):
+    more = [word.replace("MODEL", str(folders["causal"])) for word in more]
     assert main(["generate", str(folders["causal"]), "--prompt", "it", *more]) == 2
     assert expected in capsys.readouterr().err

@@ -278,6 +278,14 @@ def test_an_adapter_is_weighted_against_what_sampled_not_against_its_base(tmp_pa
         ({"proposal": "mixture", "proposal_settings": {"policy_share": 0, "top_p": 0.8}}, "would never be drawn"),
         ({"proposal": "mixture", "proposal_settings": {"topp": 0.8}}, "topp.*top_p"),
         ({"proposal_settings": {"top_p": 0.8}}, "top_p"),
+        (
+            {"proposal": "mixture", "proposal_settings": {"top_p": "0.8"}},
+            "top_p: expected a number, got the text",
+        ),
+        (
+            {"proposal": "mcts", "proposal_settings": {"simulations": [5]}},
+            "simulations: expected a whole number",
+        ),
         ({"proposal": "mcts", "proposal_settings": {"policy_share": 0}}, "leaves out what 'mcts' never tries"),
         ({"proposal": "das", "proposal_settings": {"sample": False, "policy_share": 0}}, "leaves out what 'das' never"),
         (

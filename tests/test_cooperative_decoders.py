@@ -25,6 +25,12 @@ def test_a_search_that_leaves_texts_out_is_no_proposal_for_weights(search, weigh
     trainer(tmp_path, decoder=search, weighting="uniform", proposal="own")
 
 
+def test_a_decoder_that_gives_something_else_is_told(tmp_path):
+    run = trainer(tmp_path, decoder=lambda *given, **named: None, weighting="uniform", proposal="own")
+    with pytest.raises(ConfigError, match=r"gave NoneType; expected alignkit\.decoding\.sampling\.Completions"):
+        run.train()
+
+
 def test_one_completion_of_a_decoder_has_no_weight(tmp_path):
     search = MCTS(vowels, tiny_tokenizer(), visit_temperature=1.0, policy_share=0.1)
     for proposal in ("policy", "own"):

@@ -204,7 +204,12 @@ def test_a_reward_of_a_file_is_recorded_with_its_hash(file):
         ("{file}:Shout", {"scal": 1}, RewardLoadError, "Did you mean 'scale'"),
         ("{file}:plain", {"unit": 1}, RewardLoadError, "has no setting 'unit'"),
         ("length", {}, RewardLoadError, "needs the setting target"),
-        ("alignkit_rewards.length:Length", {"target": 1, "floor": "low"}, RewardLoadError, "floor='low'"),
+        (
+            "alignkit_rewards.length:Length",
+            {"target": 1, "floor": "low"},
+            RewardLoadError,
+            "floor: expected a number, got",
+        ),
     ],
 )
 def test_a_name_or_setting_that_does_not_work_says_what_would(file, name, settings, error, words):

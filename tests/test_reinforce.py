@@ -108,7 +108,8 @@ def test_pure_likelihood_learns_the_reference(tmp_path):
 
 def test_only_a_reference_that_ends_within_the_limit_teaches_to_end(tmp_path):
     run = trainer(tmp_path, rl_weight=0.5, max_completion_length=3)
-    examples = [{"prompt": "it", "reference": text} for text in ("good .", "good good good .")]
+    # a prompt that the data do not have: its references stay beside it
+    examples = [{"prompt": "superb it", "reference": text} for text in ("good .", "good good good .")]
     rollout = run.score(run.sample([example for example in examples for _ in range(4)]))
     ids = run.shape(rollout)["extra_completion_ids"]
     end = run.processing_class.eos_token_id

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignkit.errors import RewardError
 from alignkit.registry import available_rewards, find_reward, load_reward
-from alignkit.reward import call_reward, granularity, required_columns, reward_name
+from alignkit.reward import call_reward, granularity, learned_rewards, required_columns, reward_name
 from alignkit.scaffold import new_plugin
 from alignkit.whole_files import prepare_output
 
@@ -165,6 +165,8 @@ def _score(args: argparse.Namespace) -> int:
 
     prepare_output(args.output, "--output")
     reward = _loaded(args)
+    for learned in learned_rewards([reward]):
+        learned.scores_only = True
     prompts, completions, columns = read_samples(args.file, args.prompt, args.completion, args.limit)
     scores = call_reward(reward, prompts, completions, columns=columns)
     show_scores(reward_name(reward), prompts, completions, scores, args.rows)

@@ -14,7 +14,7 @@ from alignkit.decoding.mcts import MCTS
 from alignkit.decoding.proposal import SearchDecoder, SearchProposal
 from alignkit.decoding.resample import Resample
 from alignkit.errors import ConfigError
-from alignkit.settings import argument_problems
+from alignkit.settings import argument_problems, hints_of
 
 CHOOSERS: dict[str, type] = {"best_of_n": BestOfN, "resample": Resample, "mcts": MCTS, "das": DAS}
 
@@ -83,8 +83,8 @@ def chooser_problems(
         defaults: settings that go before those of `takes`.
         also: what that section has besides.
     """
-    parameters = list(inspect.signature(takes).parameters.items())[2 if guided else 0 :]
-    found = argument_problems(owner, settings, dict(parameters), where=where, also=also)
+    parameters = dict(list(inspect.signature(takes).parameters.items())[2 if guided else 0 :])
+    found = argument_problems(owner, settings, parameters, hints=hints_of(parameters), where=where, also=also)
     if found:
         return found
     try:

@@ -87,7 +87,7 @@ class DAS:
         if sample and beams not in (None, 1):
             raise ConfigError(f"sample=True draws one token after the other; leave beams={beams} out")
         if policy_share and not sample:
-            raise ConfigError(f"policy_share={policy_share} is a share in what is drawn; set sample=True")
+            raise ConfigError(f"policy_share={policy_share} is a share in what is drawn; set sample=True (--sample)")
         beams = beams if beams is not None else (1 if sample else 3)
         check_whole("beams", beams)
         check_whole("candidates", candidates)

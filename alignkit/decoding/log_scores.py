@@ -1,6 +1,7 @@
 """Scores of completions as logarithms of probabilities or odds, exact near 0 and 1 where a reward has `log_scores`."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +42,26 @@ class ScoredTexts:
     rewards: torch.Tensor
 
 
+def check_probabilities(scores: Sequence[Any], completions: Sequence[Text], name: str, reward_as: str) -> None:
+    """Refuse scores that are no probabilities.
+
+    Args:
+        scores: of the completions; None and NaN are no opinion.
+        completions: of equal number.
+        name: of the reward.
+        reward_as: what the scores were to be, for the message.
+
+    Raises:
+        RewardError: with the first completion whose score lies outside of [0, 1].
+    """
+    for score, completion in zip(scores, completions, strict=True):
+        if score is not None and (score < 0 or score > 1):
+            raise RewardError(
+                f"reward {name!r} gave {score:.4g} to {excerpt(completion)!r}; reward_as={reward_as!r} takes numbers "
+                "from 0 to 1: set reward_as='exponential' for other rewards"
+            )
+
+
 def log_probabilities(
     scored: Scored, reward_funcs: list, names: list[str], reward_weights: torch.Tensor, odds: bool = False
 ) -> torch.Tensor:
@@ -61,14 +82,9 @@ def log_probabilities(
             exact logarithm that is none.
     """
     scores = scored.rewards
-    wanted = "reward_as='odds'" if odds else "reward_as='probability'"
-    # not where it is NaN, nor of a reward that only says which completions are known
-    wrong = ((scores < 0) | (scores > 1)) & (reward_weights != 0).to(scores.device)
-    if bool(wrong.any()):
-        row, place = wrong.nonzero()[0].tolist()
-        raise RewardError(
-            f"reward {names[place]!r} gave {float(scores[row, place]):.4g} to {excerpt(scored.completions[row])!r}; "
-            f"{wanted} takes numbers from 0 to 1: set reward_as='exponential' for other rewards"
+    for place in reward_weights.nonzero().flatten().tolist():  # others only say which completions are known
+        check_probabilities(
+            scores[:, place].tolist(), scored.completions, names[place], "odds" if odds else "probability"
         )
     logs = torch.logit(scores) if odds else scores.log()
     for place, reward in enumerate(reward_funcs):

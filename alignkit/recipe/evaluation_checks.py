@@ -5,7 +5,7 @@ from typing import Any
 
 from alignkit.recipe.kinds import TRAINERS, TrainerKind
 from alignkit.recipe.reward_checks import check_reward_parameters
-from alignkit.settings import argument_problems, describe, did_you_mean, misfit, setting_problems
+from alignkit.settings import argument_problems, describe, did_you_mean, hints_of, misfit, setting_problems
 
 # Settings of the trainer `sft`, whose evaluation completes the beginnings of held-out texts, with their defaults.
 COMPLETION_DEFAULTS = {"prompts": 64, "max_new_tokens": 48, "given_words": 6}
@@ -41,7 +41,7 @@ def check_evaluation(
 ) -> list[str]:
     """Metrics that exist with parameters that they take, and how to complete prompts for them; `names` are those of the
     recipe's rewards."""
-    from alignkit.metrics import METRICS, judges_by_reward, metric_parameters
+    from alignkit.metrics import METRICS, judges_by_reward
 
     problems = setting_problems("the section", evaluation, EVALUATION_KEYS, where="evaluation")
     problems += _check_health(evaluation.get("health"))
@@ -68,7 +68,7 @@ def check_evaluation(
         use = spec.get("use", name)
         if isinstance(use, str) and judges_by_reward(use):
             given = {key: value for key, value in spec.items() if key != "use"}
-            problems += argument_problems(f"metric {use!r}", given, metric_parameters(use), where=where)
+            problems += _metric_problems(use, given, where)
             if "reward" in spec:
                 problems += _check_judge(f"{where}.reward", spec["reward"], names, allow_code)
         elif "reward" in spec:
@@ -83,8 +83,15 @@ def check_evaluation(
             problems.append(f"{where}: there is no metric {use!r}{did_you_mean(use, [*METRICS, 'reward'], 99)}")
         elif use in METRICS:
             given = {key: value for key, value in spec.items() if key != "use"}
-            problems += argument_problems(f"metric {use!r}", given, metric_parameters(use), where=where)
+            problems += _metric_problems(use, given, where)
     return problems
+
+
+def _metric_problems(use: str, given: dict[str, Any], where: str) -> list[str]:
+    from alignkit.metrics import metric_parameters
+
+    taken = metric_parameters(use)
+    return argument_problems(f"metric {use!r}", given, taken, hints=hints_of(taken), where=where)
 
 
 def _check_decoder(spec: Any, names: Iterable[str], allow_code: bool) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from alignkit.errors import AlignkitError
 from alignkit.recipe.kinds import TrainerKind
-from alignkit.settings import argument_problems, describe, misfit
+from alignkit.settings import argument_problems, describe, hints_of, misfit
 
 # A reward's entry holds its parameters and these two, which are the recipe's own.
 REWARD_KEYS = ("use", "weight")
@@ -51,7 +51,8 @@ def check_reward_parameters(
         return [f"{where}: {error}"]
     if isinstance(found, type):
         parameters = inspect.signature(found).parameters
-        problems = argument_problems(f"reward {target!r}", given, parameters, where=where, also=own)
+        hints = hints_of(parameters)
+        problems = argument_problems(f"reward {target!r}", given, parameters, hints=hints, where=where, also=own)
         for place, name, settings in _inner_rewards(where, found, given):
             problems += check_reward_parameters(place, name, settings, allow_code, ("use",))
         return problems
@@ -62,7 +63,10 @@ def check_reward_parameters(
             for name, parameter in inspect.signature(found).parameters.items()
             if name not in SUPPLIED and parameter.kind is not parameter.VAR_KEYWORD
         }
-        return argument_problems(f"reward {target!r}", given, keywords, demand=False, where=where, also=own)
+        hints = hints_of(keywords)
+        return argument_problems(
+            f"reward {target!r}", given, keywords, hints=hints, demand=False, where=where, also=own
+        )
     if given:
         return [f"{where}: reward {target!r} is a ready object and takes no parameters, got {', '.join(given)}"]
     return []

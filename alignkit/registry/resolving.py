@@ -14,7 +14,7 @@ from alignkit.errors import AlignkitError, RewardLoadError, RewardNotFoundError
 from alignkit.registry.entries import available_rewards
 from alignkit.reward import reward_name
 from alignkit.reward.contract import parameters
-from alignkit.settings import suggestion
+from alignkit.settings import hints_of, misfit, suggestion
 
 SUPPLIED = ("prompts", "completions", "completion_ids")
 
@@ -179,6 +179,15 @@ def _check_settings(name: str, found: Any, kwargs: dict[str, Any]) -> None:
             if key not in named:
                 hint = suggestion(key, list(named))
                 raise RewardLoadError(f"reward '{name}' has no setting '{key}'.{hint} Its settings: {accepts}")
+    hints = hints_of(named)
+    # of other objects than these (a loaded network, a Path) the reward itself knows what serves
+    wrong = [
+        f"{key}: {problem}"
+        for key, value in kwargs.items()
+        if type(value) in (bool, int, float, str, list, dict) and (problem := misfit(value, hints.get(key, Any)))
+    ]
+    if wrong:
+        raise RewardLoadError(f"reward '{name}': {'; '.join(wrong)}")
     if isinstance(found, type):
         missing = [key for key, p in named.items() if p.default is p.empty and key not in kwargs]
         if missing:

@@ -23,7 +23,14 @@ from alignkit.reward.contract import (
     reward_name,
     unique_names,
 )
-from alignkit.reward.learned import LearnedReward, in_evaluation, learned_rewards, stateful_rewards, walk_rewards
+from alignkit.reward.learned import (
+    LearnedReward,
+    check_references,
+    in_evaluation,
+    learned_rewards,
+    stateful_rewards,
+    walk_rewards,
+)
 from alignkit.reward.prefix import PrefixReward, PrefixScorer
 
 __all__ = [
@@ -35,6 +42,7 @@ __all__ = [
     "Reward",
     "call_reward",
     "check_columns",
+    "check_references",
     "describe_reward",
     "granularity",
     "in_evaluation",

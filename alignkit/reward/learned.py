@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from alignkit.errors import RewardCallError
-from alignkit.reward.contract import inner_rewards, unique_names, unwrap
+from alignkit.errors import MissingColumnError, RewardCallError
+from alignkit.reward.contract import inner_rewards, reward_name, unique_names, unwrap
 
 
 class LearnedReward(ABC):
@@ -27,10 +27,14 @@ class LearnedReward(ABC):
         reference_column: the data column that holds the references; alignkit's trainers set it to theirs.
         learns: whether `update` changes what it scores; False where its settings freeze it, so that what it says before
             and after training is one measure.
+        needs_references: whether an update can do nothing without them, so that data that have none are refused.
+        scores_only: set by commands that never train: a part that is new must be refused then, its scores are chance.
     """
 
     training: bool = True
     learns: bool = True
+    needs_references: bool = False
+    scores_only: bool = False
     reference_column: str = "reference"
     _pending: tuple[list, list, list] | None = None
 
@@ -177,6 +181,22 @@ def walk_rewards(rewards: Iterable[Any]) -> list[Any]:
 def learned_rewards(rewards: Iterable[Any]) -> list[LearnedReward]:
     """The rewards that train along, those inside compositions and transforms too, each once."""
     return [reward for reward in walk_rewards(rewards) if isinstance(reward, LearnedReward)]
+
+
+def check_references(rewards: Iterable[Any], available: Iterable[str], column: str) -> None:
+    """Holds the column of references against those that the data have, before anything heavy is loaded.
+
+    Raises:
+        MissingColumnError: it is missing, and a reward cannot learn without it.
+    """
+    columns = list(available)
+    for reward in learned_rewards(rewards):
+        if reward.learns and reward.needs_references and column not in columns:
+            raise MissingColumnError(
+                f"reward '{reward_name(reward)}' learns from references, and there is no column '{column}'; the data "
+                f"has: {', '.join(columns)}. Add it, or freeze a reward that is trained already (of a discriminator: "
+                "updates: 0)"
+            )
 
 
 def stateful_rewards(rewards: Iterable[Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _train(recipe: Recipe, config: Any, *, allow_code: bool, resume: bool, overw
     check_models_here(recipe)
     found = gather(recipe, allow_code)
     if recipe.kind.family == "on_policy":
-        try_rewards(found)
+        try_rewards(recipe, config, found)
     # 2. The model and its trainer
     set_seed(config.seed)
     job = build_job(recipe, config, found, callbacks_for(recipe, folder))

@@ -207,7 +207,7 @@ def dry_run(recipe: Recipe, config: Any, allow_code: bool = True) -> list[str]:
         pairs = zip(recipe.rewards, found.rewards, strict=True)
         needs = ("", ".tokenizer")
         ready = [reward for name, reward in pairs if all(here.get(f"rewards.{name}{one}", True) for one in needs)]
-        try_rewards(found, ready)
+        try_rewards(recipe, config, found, ready)
         if ready:
             self_named = ", ".join(unique_names(ready))
             check.passed(f"contract: {self_named} scored {min(4, len(found.data['validation']))} held-out rows")

@@ -11,6 +11,7 @@ from datasets import DatasetDict
 
 from alignkit.data import load_data
 from alignkit.decoding.choosing import Chooser
+from alignkit.decoding.log_scores import check_probabilities
 from alignkit.decoding.sampling import Decoder
 from alignkit.errors import ConfigError
 from alignkit.recipe import Recipe, read_rewards
@@ -20,6 +21,7 @@ from alignkit.registry import load_reward
 from alignkit.reward import (
     call_reward,
     check_columns,
+    check_references,
     granularity,
     in_evaluation,
     learned_rewards,
@@ -66,6 +68,7 @@ def gather(recipe: Recipe, allow_code: bool = True) -> Ingredients:
     chooser = build_chooser(recipe, rewards, allow_code)
     for part in data.values():
         check_columns(rewards, part.column_names)
+    check_references(rewards, data["train"].column_names, "reference")
     check_columns(judges_of(metrics, chooser), completed_columns(recipe, data["validation"].column_names))
     ptx = recipe.data.get("ptx")
     return Ingredients(data, rewards, metrics, load_data(**ptx) if ptx else None, chooser)
@@ -99,10 +102,16 @@ def completed_columns(recipe: Recipe, columns: Sequence[str]) -> list[str]:
     return [*columns, "reference"] if "prompt" in columns else ["prompt", "reference"]
 
 
-def try_rewards(found: Ingredients, rewards: list[Any] | None = None) -> None:
+def try_rewards(recipe: Recipe, config: Any, found: Ingredients, ready: list[Any] | None = None) -> None:
     """Has each reward score a few rows of the held-out data, their references as completions.
 
     A reward that raises or answers what it must not is found here, not after the model has been loaded.
+
+    Args:
+        recipe: with the weights of its rewards.
+        config: the trainer's, which may take scores for probabilities.
+        found: rewards and data.
+        ready: those of the rewards to try; all of them when None.
 
     Raises:
         RewardCallError, RewardValueError: names the reward and the sample.
@@ -114,12 +123,16 @@ def try_rewards(found: Ingredients, rewards: list[Any] | None = None) -> None:
     if is_conversational(prompts[0]) and isinstance(completions[0], str):
         completions = [[{"role": "assistant", "content": text}] for text in completions]
     columns = {key: [row[key] for row in rows] for key in rows[0] if key not in ("prompt", "completion")}
-    rewards = found.rewards if rewards is None else rewards
+    rewards = found.rewards if ready is None else ready
+    reward_as = getattr(config, "reward_as", "exponential")
+    weights = dict(zip(map(id, found.rewards), recipe.reward_weights, strict=True))
     with in_evaluation(rewards):
         for name, reward in zip(unique_names(rewards), rewards, strict=True):
             # no token ids: what wrote these texts is not known yet
             if granularity(reward) != "token":
-                call_reward(reward, prompts, completions, columns=columns, name=name)
+                scores = call_reward(reward, prompts, completions, columns=columns, name=name)
+                if reward_as != "exponential" and weights[id(reward)]:
+                    check_probabilities(scores, completions, name, reward_as)
 
 
 def load_recipe_data(recipe: Recipe) -> DatasetDict:
@@ -144,8 +157,12 @@ def build_reward(name: str, spec: dict[str, Any], allow_code: bool = True) -> An
 
 
 def build_named_rewards(entries: Sequence[str], allow_code: bool = True) -> list[Any]:
-    """The rewards that a command line names, see `read_rewards`; a `weight` changes no score."""
-    return [build_reward(name, spec, allow_code) for name, spec in read_rewards(entries, allow_code=allow_code).items()]
+    """The rewards that a command line names to score with, see `read_rewards`; a `weight` changes no score."""
+    specs = read_rewards(entries, allow_code=allow_code)
+    rewards = [build_reward(name, spec, allow_code) for name, spec in specs.items()]
+    for reward in learned_rewards(rewards):
+        reward.scores_only = True
+    return rewards
 
 
 def build_metrics(recipe: Recipe, rewards: Sequence[Any], allow_code: bool = True) -> dict[str, Any]:

@@ -236,7 +236,11 @@ class OnPolicyTrainer(
             return Completions(*padded, *completions)
         ids, mask = pad_left(prompt_ids, self._pad_id, device)
         with self.model_for_sampling() as model, self.accelerator.autocast():
-            return decoder(model, ids, mask, self._sampling_config, prompts=prompts, columns=columns)
+            made = decoder(model, ids, mask, self._sampling_config, prompts=prompts, columns=columns)
+        if not isinstance(made, Completions):
+            said = "expected alignkit.decoding.sampling.Completions"
+            raise ConfigError(f"the decoder {type(decoder).__name__} gave {type(made).__name__}; {said}")
+        return made
 
     @property
     def _pad_id(self) -> int:

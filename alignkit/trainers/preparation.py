@@ -28,7 +28,7 @@ from alignkit.models.reference import frozen_copy
 from alignkit.models.scoring import add_scoring
 from alignkit.models.value_head import CRITIC_NAME, HEAD_NAME, attach_value_head
 from alignkit.registry import load_reward
-from alignkit.reward import check_columns, granularity, unique_names
+from alignkit.reward import check_columns, check_references, granularity, unique_names
 from alignkit.trainers.on_policy_config import OnPolicyConfig
 from alignkit.whole_files import check_writable
 
@@ -121,6 +121,8 @@ def _check_data(role: str, data: Any, rewards: list[Any], args: OnPolicyConfig) 
     if "prompt" not in columns:
         raise DataError(f"{role} has no column 'prompt'; it has: {', '.join(columns)}. Rename or map one to 'prompt'")
     check_columns(rewards, columns)
+    if role == "train_dataset":
+        check_references(rewards, columns, args.reference_column)
     if role == "train_dataset" and args.rl_weight < 1 and args.reference_column not in columns:
         raise DataError(
             f"rl_weight={args.rl_weight} adds the likelihood of a reference, but {role} has no column "

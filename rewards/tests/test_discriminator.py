@@ -217,6 +217,25 @@ def test_a_new_output_that_will_not_learn_is_refused(tmp_path):
         Discriminator(str(tmp_path), updates=0)(["it"], ["good"])
 
 
+def test_where_nothing_is_trained_a_new_network_is_refused(tmp_path):
+    tiny_causal_lm().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    on_backbone, new = Discriminator(str(tmp_path)), made()
+    on_backbone.scores_only = new.scores_only = True
+    with pytest.raises(ModelError, match="no trained classifier"):
+        on_backbone(["it"], ["good"])
+    with pytest.raises(RewardError, match="scratch is new, and its scores are random numbers; give a trained model"):
+        new(["it"], ["good"])
+
+
+def test_a_frozen_one_asks_for_no_references(tmp_path):
+    made().save_pretrained(tmp_path)
+    reward = Discriminator(str(tmp_path), updates=0)
+    before = reward(PROMPTS, COMPLETIONS)
+    assert reward.update(PROMPTS, COMPLETIONS, [None] * len(PROMPTS)) == {}
+    assert reward(PROMPTS, COMPLETIONS) == before
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -244,6 +263,10 @@ def test_settings_without_sense_are_refused_before_anything_loads(settings, word
 def test_a_completion_that_leaves_no_room_for_a_prompt_is_refused():
     with pytest.raises(RewardError, match="leaves no room"):
         made(max_length=8, max_completion_tokens=8)(["it"], ["good"])
+    alone = {"kind": "cnn", "of": "completion", "max_length": 8}
+    made(**alone, max_completion_tokens=8)(["it"], ["good"])
+    with pytest.raises(RewardError, match=r"max_completion_tokens=9 is more than is read: .* allow 8 tokens"):
+        made(**alone, max_completion_tokens=9)(["it"], ["good"])
 
 
 def test_it_scores_beginnings():

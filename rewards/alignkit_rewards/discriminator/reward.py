@@ -80,6 +80,7 @@ class Discriminator(NetworkReward, LearnedReward):
     """
 
     __name__ = "discriminator"
+    needs_references = True
 
     def __init__(
         self,
@@ -128,16 +129,14 @@ class Discriminator(NetworkReward, LearnedReward):
             problems.append(f"dtype {dtype!r} cannot learn without scaled losses; give 'bfloat16' or 'float32'")
         if problems:
             raise RewardError("discriminator: " + "; ".join(problems))
-        own = tokenizer if not isinstance(tokenizer, str) else None
         length = _READING["max_length"] if max_length is None else max_length
+        own = tokenizer if not isinstance(tokenizer, str) else None
         super().__init__(model or "", own, batch_size, length, device, dtype, trust_remote_code)
-        self.model, self.tokenizer, self.scratch = model, tokenizer, scratch
-        self.kind, self.of = kind, of
+        self.model, self.tokenizer, self.scratch, self.kind, self.of = model, tokenizer, scratch, kind, of
         self.max_length, self.max_completion_tokens = max_length, max_completion_tokens  # type: ignore[assignment]
         self._learner: Learner | None = None
         self._carried: dict[str, Any] | None = None
-        self._compared: tuple[Any, bool] = (None, False)
-        self._warned = False
+        self._compared, self._warned = (None, False), False
 
     @property
     def positive_above(self) -> float:
@@ -162,8 +161,8 @@ class Discriminator(NetworkReward, LearnedReward):
         """Takes `updates` gradient steps; see `LearnedReward.update`, and the class for what is logged.
 
         Args:
-            prompts, completions: what the policy was asked and what it wrote.
-            references: what people wrote there: a text, messages, or several of them, of which one is drawn.
+            prompts, completions: what the policy was asked and wrote.
+            references: what people wrote: a text, messages, or several of them, of which one is drawn.
 
         Raises:
             RewardError: a reference is None, or the loss is no finite number any more.
@@ -177,7 +176,7 @@ class Discriminator(NetworkReward, LearnedReward):
     def _learn(self, prompts: list, completions: list, references: list, again: bool = False) -> dict[str, float]:
         from alignkit_rewards.discriminator.texts import peoples_texts, unlike_beginnings
 
-        given = peoples_texts(references, self.reference_column)
+        given = peoples_texts(references, self.reference_column) if self.updates else []
         if not given:
             return {}
         learner = self.learner()
@@ -257,7 +256,7 @@ class Discriminator(NetworkReward, LearnedReward):
         model, tokenizer = load_discriminator(
             name,
             self.kind,  # type: ignore[arg-type]
-            trained=not self.updates,
+            trained=not self.updates or self.scores_only,
             seed=self.seed,
             dtype=self._precision()[0],
             trust_remote_code=self.trust_remote_code,
@@ -295,6 +294,8 @@ class Discriminator(NetworkReward, LearnedReward):
         """Fills in how texts are read: as the user says, else as the saved network does, else the default."""
         from alignkit.models.discriminators import SETTINGS, saved_settings
 
+        if self.scratch is not None and self.scores_only:
+            raise RewardError("discriminator: scratch is new, and its scores are random numbers; give a trained model")
         if isinstance(self.model, str):
             saved = saved_settings(self.model)
         else:

@@ -63,10 +63,12 @@ class Reader:
         batch_size: int,
         autocast: torch.dtype | None,
     ):
-        if max_completion_tokens is not None and max_completion_tokens >= limit:
+        room = limit - (of == "both")
+        if max_completion_tokens is not None and max_completion_tokens > room:
+            beside = " leaves no room for a prompt" if of == "both" else " is more than is read"
             raise RewardError(
-                f"discriminator: max_completion_tokens={max_completion_tokens} leaves no room for a prompt: network "
-                f"and max_length allow {limit} tokens; lower it, or take a network that reads longer texts"
+                f"discriminator: max_completion_tokens={max_completion_tokens}{beside}: the network's positions, "
+                f"max_length and the tokenizer's model_max_length allow {limit} tokens; lower it, or raise those"
             )
         self.model, self.tokenizer, self.kind, self.of = model, tokenizer, kind, of
         self.limit, self.longest = limit, max_completion_tokens
