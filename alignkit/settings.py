@@ -101,7 +101,7 @@ def hints_of(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
 
     >>> def build(size: int = None, name: "str" = "", *, rate: float | str = 1): ...
     >>> hints_of(inspect.signature(build).parameters)
-    {'size': int | None, 'rate': float | str}
+    {'size': typing.Optional[int], 'rate': float | str}
     """
     said = {n: p for n, p in parameters.items() if p.annotation is not p.empty and not isinstance(p.annotation, str)}
     return {n: typing.Optional[p.annotation] if p.default is None else p.annotation for n, p in said.items()}  # noqa: UP045
