@@ -103,8 +103,8 @@ class ProgressCallback(TrainerCallback):
         self.history: dict[str, list[float]] = defaultdict(list)
         self.step_times: deque[float] = deque(maxlen=20)
         self.live: Live | None = None
-        self.started = 0.0
-        self._last_step_end = 0.0
+        self.started = self._last_step_end = 0.0
+        self._began_at = 0
 
     def attach(self, trainer: Any) -> None:
         """Take the place of transformers' own progress bar and printer."""
@@ -132,6 +132,7 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.started = self._last_step_end = time.monotonic()
+        self._began_at = state.global_step  # above 0 where a run is resumed
         if state.is_world_process_zero and self.console.is_terminal:
             # drawn anew by the clock, so that the time goes on while a step takes long
             view = partial(self._view, state)
@@ -167,7 +168,10 @@ class ProgressCallback(TrainerCallback):
             self.console.print(self._view(state))
         elif state.is_world_process_zero:
             took = duration(time.monotonic() - self.started)
-            self.console.print(f"trained {state.global_step} steps in {took}", highlight=False)
+            before = f", behind the {self._began_at} before it stopped" if self._began_at else ""
+            steps = state.global_step - self._began_at
+            plural = "s" if steps != 1 else ""
+            self.console.print(f"trained {steps} step{plural} in {took}{before}", highlight=False)
         self.started = 0.0
 
     def _seconds_left(self, state: TrainerState) -> float | None:

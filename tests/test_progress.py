@@ -61,6 +61,16 @@ def test_without_a_terminal_each_log_is_a_line(tmp_path):
     assert "\x1b" not in "".join(lines)
 
 
+def test_a_resumed_training_counts_its_own_steps(tmp_path):
+    trainer = tiny_trainer(tmp_path, [])
+    trainer.args.set_save(strategy="steps", steps=3)
+    trainer.train()
+    progress = ProgressCallback(console(False))
+    tiny_trainer(tmp_path, [progress]).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    (last,) = progress.console.file.getvalue().splitlines()[-1:]
+    assert last.startswith("trained 1 step in ") and last.endswith(", behind the 3 before it stopped")
+
+
 def test_on_a_terminal_there_is_one_live_view(tmp_path):
     progress = ProgressCallback(console(True))
     tiny_trainer(tmp_path, [progress]).train()
