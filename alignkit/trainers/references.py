@@ -98,12 +98,11 @@ class ReferencesMixin:
 
     def renew_remembered(self: Any) -> None:
         """Put drawn references in the place of those that learned rewards remember of the completions they scored."""
-        if self._references is not None:
-            for reward in learned_rewards(self.rewards):
-                prompts, completions, own = reward.pending()
-                drawn = self.drawn_references(prompts, own)  # by a process, too, that has nothing to remember
-                if prompts:
-                    reward.remember(prompts, completions, drawn)
+        for reward in learned_rewards(self.rewards):
+            prompts, completions, own = reward.pending()
+            drawn = self.drawn_references(prompts, own)  # by a process, too, that has nothing to remember
+            if prompts:
+                reward.remember(prompts, completions, drawn)
 
 
 def _warn_of_few(prompts: list[Text], own: list[Any], repeated: int) -> None:
