@@ -104,6 +104,7 @@ def hints_of(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     {'size': typing.Optional[int], 'rate': float | str}
     """
     said = {n: p for n, p in parameters.items() if p.annotation is not p.empty and not isinstance(p.annotation, str)}
+    # an annotation may be any object, for most of which `| None` is an error
     return {n: typing.Optional[p.annotation] if p.default is None else p.annotation for n, p in said.items()}  # noqa: UP045
 
 
