@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alignkit.decoding.prompts import behind, decode_completions, encode_prompts, pad_left, pad_right
-from alignkit.decoding.sampling import Decoder, SamplingDecoder
+from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import add_scoring, score_completions
 from alignkit.reward import call_reward, in_evaluation, scalar_score, unique_names
@@ -63,7 +63,8 @@ def generate_rows(
         None), `length` (tokens), `kl` (nats of the whole response, or None), `reference`, `columns`; with
         `score_references` also `reference_nll` (nats of the text, its end token included where that is not cut off, at
         temperature 1; or None), `reference_nll_sampled` (the same at the temperature that completions are sampled
-        with, before top-p and its like; None where they are not sampled) and `reference_tokens`.
+        with, before top-p and its like; None where they are not sampled), `reference_tokens`, and where the decoder
+        is `Resample`, `reference_nll_resampled` (the same under what it writes, see `log_density_ratio`).
     """
     decoder = decoder or SamplingDecoder()
     names = unique_names(reward_funcs)
@@ -86,11 +87,12 @@ def generate_rows(
             with autocast():
                 made = decoder(model, ids, mask, generation_config, prompts=prompts, columns=columns)
                 kl = _kl_per_response(model, ref_model, made, generation_config) if with_kl else [None] * len(chosen)
-                likely = (
-                    _of_references(model, processing_class, chosen, reference_column, ids, mask, generation_config)
-                    if (score_references)
-                    else [{}] * len(chosen)
-                )
+                likely: list[Row] = [{} for _ in chosen]
+                if score_references:
+                    cut = _reference_ids(processing_class, chosen, reference_column, generation_config)
+                    likely = _of_references(model, ids, mask, cut, generation_config)
+                    if made.candidate_log_weights is not None:
+                        _add_resampled(likely, decoder, made, model, processing_class, prompts, columns, cut)
             completions = decode_completions(
                 processing_class, made.ids(), is_conversational(prompts[0]), behind(model, prompts)
             )
@@ -120,25 +122,29 @@ def generate_rows(
     return in_order
 
 
-def _of_references(
-    model: Any,
-    processing_class: PreTrainedTokenizerBase,
-    examples: list[dict[str, Any]],
-    column: str,
-    prompt_ids: torch.Tensor,
-    prompt_mask: torch.Tensor,
-    config: GenerationConfig,
-) -> list[dict[str, Any]]:
-    """`reference_nll`, `reference_nll_sampled` and `reference_tokens` of each example."""
+def _reference_ids(
+    processing_class: PreTrainedTokenizerBase, examples: list[dict[str, Any]], column: str, config: GenerationConfig
+) -> list[list[int]]:
+    """Each example's reference as the model would have written it, cut to its length; no tokens where there is none."""
     texts = [None if example.get(column) is None else completion_text(example[column]) for example in examples]
     ends = [] if processing_class.eos_token_id is None else [processing_class.eos_token_id]
     encoded = [
         [] if text is None else [*processing_class(text=text, add_special_tokens=False)["input_ids"], *ends]
         for text in texts
     ]
-    cut = [ids[: config.max_new_tokens] for ids in encoded]
+    return [ids[: config.max_new_tokens] for ids in encoded]
+
+
+def _of_references(
+    model: Any,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    cut: list[list[int]],
+    config: GenerationConfig,
+) -> list[Row]:
+    """`reference_nll`, `reference_nll_sampled` and `reference_tokens` of each reference's tokens."""
     if not any(cut):
-        return [{"reference_nll": None, "reference_nll_sampled": None, "reference_tokens": 0}] * len(cut)
+        return [{"reference_nll": None, "reference_nll_sampled": None, "reference_tokens": 0} for _ in cut]
     ids, mask = pad_right(cut, config.pad_token_id, prompt_ids.device)
     add_scoring(model)
 
@@ -158,6 +164,33 @@ def _of_references(
         }
         for i, own in enumerate(cut)
     ]
+
+
+def _add_resampled(
+    likely: list[Row],
+    decoder: Any,
+    made: Completions,
+    model: Any,
+    processing_class: PreTrainedTokenizerBase,
+    prompts: list[Any],
+    columns: dict[str, list[Any]],
+    cut: list[list[int]],
+) -> None:
+    """Adds `reference_nll_resampled` to the rows whose reference's likelihood as sampled is known."""
+    assert made.candidate_log_weights is not None
+    known = [i for i, row in enumerate(likely) if row["reference_nll_sampled"] is not None]
+    if not known:
+        return
+    asked, ids = [prompts[i] for i in known], [cut[i] for i in known]
+    ratios = decoder.search.log_density_ratios(
+        made.candidate_log_weights[known],
+        asked,
+        decode_completions(processing_class, ids, is_conversational(prompts[0]), behind(model, asked)),
+        ids,
+        {key: [values[i] for i in known] for key, values in columns.items()},
+    )
+    for i, ratio in zip(known, ratios, strict=True):
+        likely[i]["reference_nll_resampled"] = likely[i]["reference_nll_sampled"] - ratio
 
 
 def _kl_per_response(model: Any, ref_model: Any, made: Any, config: GenerationConfig) -> list[float]:

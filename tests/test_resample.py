@@ -130,7 +130,7 @@ def test_odds_of_what_rounds_to_certainty():
     tokenizer = tiny_tokenizer(["x", "y"])
     decoder = Resample(Sure(), tokenizer, n=2, reward_as="odds")
     found = [
-        decoder._choose([1.0, 1.0], ["", ""], ["a", "b"], {}, torch.tensor([luck])).item() for luck in (0.74, 0.76)
+        decoder._choose([1.0, 1.0], ["", ""], ["a", "b"], {}, torch.tensor([luck]))[0].item() for luck in (0.74, 0.76)
     ]
     assert found == [0, 1]
     with pytest.raises(RewardError, match=r"gave 1 to .*, which has no odds"):

@@ -30,6 +30,7 @@ class BestOfNOutput(ModelOutput):
         chosen: (B,) the place of the chosen one among its n candidates.
         candidates: (B, n, M) all sequences, in the order in which they were drawn.
         candidate_rewards: (B, n) their rewards; NaN where the reward had no opinion.
+        candidate_log_weights: (B, n) logarithms of the weights that one was drawn by; None where none is drawn.
         completions: B lists of n completions, in the form in which the reward read them.
         completion_ids: their token ids, end-of-sequence token included and padding left out.
     """
@@ -39,6 +40,7 @@ class BestOfNOutput(ModelOutput):
     chosen: torch.Tensor | None = None
     candidates: torch.Tensor | None = None
     candidate_rewards: torch.Tensor | None = None
+    candidate_log_weights: torch.Tensor | None = None
     completions: list[list[Text]] | None = None
     completion_ids: list[list[list[int]]] | None = None
 
@@ -128,7 +130,8 @@ class BestOfN:
         with in_evaluation([self.reward]):
             found = call_reward(self.reward, texts, completions, columns=columns, completion_ids=rows)
             scores = [scalar_score(score) for score in found]
-            chosen = self._choose(scores, texts, completions, columns, choice_uniform).to(sequences.device)
+            chosen, log_weights = self._choose(scores, texts, completions, columns, choice_uniform)
+            chosen = chosen.to(sequences.device)
         groups = self._grouped(scores)
         at = torch.arange(len(groups), device=sequences.device) * self.n + chosen
         best = sequences[at, : start + int(mask[at].sum(1).max())]
@@ -141,6 +144,7 @@ class BestOfN:
             chosen=chosen,
             candidates=sequences.view(len(groups), self.n, -1),
             candidate_rewards=rewards,
+            candidate_log_weights=log_weights,
             completions=self._grouped(completions),
             completion_ids=self._grouped(rows),
         )
@@ -152,8 +156,9 @@ class BestOfN:
         completions: list[Text],
         columns: Mapping[str, list[Any]],
         uniform: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """The place (B,) of the chosen one among the n candidates of each prompt.
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The place (B,) of the chosen one among the n candidates of each prompt; and (B, n) the logarithms of what it
+        was drawn by, None where it is not drawn.
 
         Args:
             scores: B * n, of the candidates.
@@ -161,7 +166,7 @@ class BestOfN:
             columns: B * n values each.
             uniform: (B,) numbers in [0, 1) for a choice that is drawn.
         """
-        return torch.tensor([_best(group) for group in self._grouped(scores)])
+        return torch.tensor([_best(group) for group in self._grouped(scores)]), None
 
     def _grouped(self, values: list[Any]) -> list[list[Any]]:
         return [values[first : first + self.n] for first in range(0, len(values), self.n)]

@@ -111,7 +111,9 @@ class SearchDecoder:
         ids = out.sequences[:, begun:]
         lengths = torch.tensor([len(row) for row in chosen_ids(out)], device=ids.device)
         mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
-        return self._filled(Completions(prompt_ids, prompt_mask, ids, mask), out)
+        made = Completions(prompt_ids, prompt_mask, ids, mask)
+        made.candidate_log_weights = getattr(out, "candidate_log_weights", None)
+        return self._filled(made, out)
 
     def _filled(self, made: Completions, out: Any) -> Completions:
         """The completions with what the search's output says of them besides."""

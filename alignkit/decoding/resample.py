@@ -7,6 +7,7 @@ resampling); for language models Deng, Bakhtin, Ott, Szlam and Ranzato (2020), "
 generation", whose energy is minus the log-odds of a discriminator.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from alignkit.decoding.best_of_n import BestOfN
 from alignkit.decoding.log_scores import ScoredTexts, log_probabilities
 from alignkit.decoding.policy_tree import check_number
 from alignkit.errors import ConfigError
-from alignkit.reward import reward_name
+from alignkit.reward import call_reward, in_evaluation, reward_name, scalar_score
 from alignkit.text import Text
 
 READINGS = ("probability", "odds", "exponential")
@@ -66,6 +67,29 @@ class Resample(BestOfN):
         check_number("alpha", alpha)
         self.reward_as, self.alpha = reward_as, float(alpha)
 
+    def log_density_ratios(
+        self,
+        candidate_log_weights: torch.Tensor,
+        prompts: list[Text],
+        completions: list[Text],
+        completion_ids: list[list[int]],
+        columns: Mapping[str, list[Any]],
+    ) -> list[float]:
+        """How much likelier resampling writes a text than the policy does: log q_n(y) - log p(y) of each, in nats.
+
+        See `log_density_ratio`, which says by how much chance errs. Both densities are before top-k and top-p.
+
+        Args:
+            candidate_log_weights: (B, n) of a `BestOfNOutput`: one set of candidates for each text.
+            prompts, completions: B of each; any texts, such as people's.
+            completion_ids: their tokens, as the policy would have written them.
+            columns: further columns for the reward, B values each.
+        """
+        with in_evaluation([self.reward]):
+            found = call_reward(self.reward, prompts, completions, columns=columns, completion_ids=completion_ids)
+            own = self._log_weights([scalar_score(score) for score in found], prompts, completions, columns)
+        return log_density_ratio(own, candidate_log_weights).tolist()
+
     def _choose(
         self,
         scores: list[float | None],
@@ -73,8 +97,24 @@ class Resample(BestOfN):
         completions: list[Text],
         columns: Mapping[str, list[Any]],
         uniform: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Draw by the weights; see `BestOfN._choose`."""
+        drawn_by = self._log_weights(scores, prompts, completions, columns).view(-1, self.n)
+        logs = drawn_by.clone()
+        logs[~logs.isfinite().any(1), 0] = 0.0  # nothing to choose by: the first
+        luck = torch.rand(len(logs), dtype=torch.float64) if uniform is None else uniform.double().cpu()
+        cumulative = logs.softmax(1).cumsum(1)
+        cumulative /= cumulative[:, -1:].clone()
+        return (cumulative <= luck[:, None]).sum(1).clamp(max=self.n - 1), drawn_by
+
+    def _log_weights(
+        self,
+        scores: list[float | None],
+        prompts: list[Text],
+        completions: list[Text],
+        columns: Mapping[str, list[Any]],
     ) -> torch.Tensor:
-        """Draw by the weights; see `BestOfN._choose`.
+        """`alpha * log D` of each text in double precision, -inf where it is not to be drawn.
 
         Raises:
             RewardError: a reward that is no probability, or has no odds, where it is taken for one.
@@ -86,9 +126,34 @@ class Resample(BestOfN):
             scored = ScoredTexts(prompts, completions, dict(columns), found[:, None])
             name, one = reward_name(self.reward), torch.ones(1, dtype=torch.float64)
             logs = log_probabilities(scored, [self.reward], [name], one, odds=self.reward_as == "odds")
-        logs = torch.where(logs > -torch.inf, self.alpha * logs, -torch.inf).view(-1, self.n)  # NaN is not above
-        logs[~logs.isfinite().any(1), 0] = 0.0  # nothing to choose by: the first
-        luck = torch.rand(len(logs), dtype=torch.float64) if uniform is None else uniform.double().cpu()
-        cumulative = logs.softmax(1).cumsum(1)
-        cumulative /= cumulative[:, -1:].clone()
-        return (cumulative <= luck[:, None]).sum(1).clamp(max=self.n - 1)
+        return torch.where(logs > -torch.inf, self.alpha * logs, -torch.inf)  # NaN is not above
+
+
+def log_density_ratio(own: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """log q_n(y) / p(y), where q_n draws one of n samples of p by their weights w:
+
+        q_n(y) / p(y) = E[n w(y) / (w(y) + w(y_2) + ... + w(y_n))],  y_2, ..., y_n drawn from p
+
+    The expectation is the mean over one set of n candidates with each of them left out in turn. That mean errs to no
+    side; its logarithm lies below that of q_n / p, the more the fewer candidates there are: a perplexity computed from
+    it is too high rather than too low. A text that weighs nothing is drawn only in the first place and only where the
+    others weigh nothing either.
+
+    Args:
+        own: (B,) log w(y), -inf for no weight.
+        candidates: (B, n) log w of candidates that were drawn from p without regard to y.
+
+    Returns:
+        (B,) nats, at most log n; -inf where a text of weight 0 met only candidates with weight.
+
+    >>> float(log_density_ratio(torch.tensor([0.0]), torch.zeros(1, 4)).exp())
+    1.0
+    >>> float(log_density_ratio(torch.tensor([3.0]).log(), torch.tensor([[1.0, 3.0]]).log()).exp())  # 6/6 and 6/4
+    1.25
+    """
+    n = candidates.shape[1]
+    left_out = torch.eye(n, dtype=torch.bool, device=candidates.device)
+    others = candidates[:, None, :].expand(-1, n, -1).masked_fill(left_out, -torch.inf).logsumexp(-1)
+    both = torch.logaddexp(own[:, None], others)
+    shares = torch.where(both > -torch.inf, own[:, None] - both, -math.log(n))  # nobody weighs anything: the first
+    return shares.logsumexp(1)

@@ -39,6 +39,7 @@ class Completions:
             truncation (top-k, top-p); None if the decoder does not know it.
         values: (B, T) value of the state each token was chosen in; None without a value head.
         log_density: (B,) log-density of the whole completion under the decoder itself, truncation included.
+        candidate_log_weights: (B, n) logarithms of the weights by which the completion was drawn among n candidates.
     """
 
     prompt_ids: torch.Tensor
@@ -48,6 +49,7 @@ class Completions:
     log_probs: torch.Tensor | None = None
     values: torch.Tensor | None = None
     log_density: torch.Tensor | None = None
+    candidate_log_weights: torch.Tensor | None = None
 
     def lengths(self) -> torch.Tensor:
         """(B,) tokens of each completion, its end-of-sequence token included."""

@@ -118,7 +118,8 @@ class EvaluationMixin:
 def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
     """Means over rows: `reward`, `reward_std`, `rewards/<name>/mean`, `kl` (nats per response), `length`,
     and, where references were scored, `reference_perplexity` and `reference_perplexity_sampled` (per token, of all
-    references together; at temperature 1 and at the one that completions are sampled with)."""
+    references together; at temperature 1 and at the one that completions are sampled with), with `Resample` also
+    `reference_perplexity_resampled`."""
     figures: dict[str, float] = {}
     scored = [row["reward"] for row in rows if row["reward"] is not None]
     if scored:
@@ -133,7 +134,7 @@ def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
     if kls:
         figures["kl"] = sum(kls) / len(kls)
     figures["completions/mean_length"] = sum(row["length"] for row in rows) / len(rows)
-    for suffix in ("", "_sampled"):
+    for suffix in ("", "_sampled", "_resampled"):
         likely = [row for row in rows if row.get(f"reference_nll{suffix}") is not None]
         if likely:
             tokens = sum(row["reference_tokens"] for row in likely)
