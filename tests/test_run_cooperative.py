@@ -146,6 +146,17 @@ def test_a_search_on_top_is_guided_by_what_the_run_learned(study):
     assert evaluate_run(study / "gcn", [f"evaluation.decoder={search}"])[name] > plain
 
 
+def test_perplexity_of_what_is_resampled_stands_beside_the_policys(study):
+    search = "{use: resample, reward: discriminator, n: 4, alpha: 0}"
+    figures = evaluate_run(study / "gcn", [f"evaluation.decoder={search}", "evaluation.references=true"])
+    policy = pytest.approx(figures["reference_perplexity_sampled"], rel=1e-6)
+    assert figures["reference_perplexity_resampled"] == policy, "without power it is the policy's"
+    figures = evaluate_run(
+        study / "gcn", [f"evaluation.decoder={search.replace(': 0', ': 1')}", "evaluation.references=true"]
+    )
+    assert figures["reference_perplexity_resampled"] != policy
+
+
 def test_a_run_that_asks_each_prompt_once_is_judged_with_few_training_rows(study, monkeypatch):
     monkeypatch.setattr("alignkit.run.evaluate._TRAINING_ROWS", 4)
     assert "rewards/discriminator/mean" in evaluate_run(study / "discriminator")
