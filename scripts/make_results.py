@@ -28,6 +28,7 @@ from typing import Any
 
 import results_pictures
 from results_reading import Run, Study, read_all
+from scipy import stats
 
 from alignkit.report.temperatures import axis_label, value_at
 from alignkit.report.words import figure_of
@@ -58,44 +59,44 @@ def figure(values: list[float]) -> str:
     return f"{mean:.{digits}f}{spread}"
 
 
-def _at(run: Run, name: str, temperature: float, folder: Path) -> float:
-    """A figure of texts sampled at a temperature."""
+def _at(run: Run, temperature: float, folder: Path) -> dict[str, float]:
+    """The figures of texts sampled at a temperature."""
     sweep = {one["temperature"]: one["figures"] for one in run.temperatures}
-    where = f"{folder}: seed {run.seed} of {run.method}"
     if temperature not in sweep:
         have = ", ".join(f"{known:g}" for known in sweep) or "none"
         raise SystemExit(
-            f"{where} was not judged at temperature {temperature:g} (but at: {have}); judge it with alignkit evaluate "
-            f"--temperatures {temperature:g}"
+            f"{folder}: seed {run.seed} of {run.method} was not judged at temperature {temperature:g} (but at: "
+            f"{have}); judge it with alignkit evaluate --temperatures {temperature:g}"
         )
-    if name not in sweep[temperature]:
+    return sweep[temperature]
+
+
+def value(study: Study, run: Run, part: str, key: str) -> float | None:
+    """What a run has under the key of a column, or None; `part` is `before` or `after`.
+
+    `name@T` is the figure of texts sampled at temperature T, of runs judged with --temperatures, `one|other` the first
+    that the run has, `log name` the natural logarithm.
+    """
+    names, _, temperature = key.removeprefix("log ").partition("@")
+    figures = getattr(run, part)
+    if temperature:
+        known = run.temperatures and part == "after"
+        figures = _at(run, float(temperature), study.folder) if known else {}
+    found = next((figures[name] for name in names.split("|") if figures.get(name) is not None), None)
+    if found is None and figures and part == "after":
         raise SystemExit(
-            f"{where} has no {name!r} at temperature {temperature:g}; it has: {', '.join(sweep[temperature])}"
+            f"{study.folder}: {key!r} is missing from 'after' of seed {run.seed} of {run.method}, which has: "
+            + ", ".join(sorted(figures))
         )
-    return sweep[temperature][name]
+    return found if found is None or not key.startswith("log ") else math.log(found)
 
 
 def column(study: Study, runs: list[Run], part: str, key: str) -> str:
-    """One cell. A figure that only training yields (KL before training) may be missing from every `before`.
-
-    `name@T` is the figure of texts sampled at temperature T, of runs judged with --temperatures.
-    """
-    name, _, temperature = key.partition("@")
-    if temperature:
-        if not any(run.temperatures for run in runs):
-            return "–"
-        values = [_at(run, name, float(temperature), study.folder) if part == "after" else None for run in runs]
-    else:
-        values = [getattr(run, part).get(key) for run in runs]
-    present = [value for value in values if value is not None]
-    if not present and part == "before":
-        return "–"
-    if len(present) < len(values):
-        have = ", ".join(sorted(getattr(runs[0], part)))
-        raise SystemExit(
-            f"{study.folder}: {key!r} is missing from '{part}' of a {runs[0].method} run, which has: {have}"
-        )
-    return figure(present)
+    """One cell. A figure that only training yields (KL before training) may be missing from every `before`."""
+    present = [found for run in runs if (found := value(study, run, part, key)) is not None]
+    if present and len(present) < len(runs):
+        raise SystemExit(f"{study.folder}: {key!r} is missing from '{part}' of a {runs[0].method} run")
+    return figure(present) if present else "–"
 
 
 def table(study: Study) -> str:
@@ -137,6 +138,41 @@ def differences(study: Study) -> str:
         lines.append(f"| {system} | " + " | ".join(cells) + " |")
     lines += ["", "```text", *found["verdicts"], "```"] if study.verdicts else []
     return "\n".join(lines) + "\n"
+
+
+def seed_differences(study: Study) -> str:
+    """Each method's mean difference to another one's run of the same seed, with its interval."""
+    other, keys = study.seed_differences["to"], study.seed_differences["columns"]
+    base = {run.seed: run for run in study.runs if run.method == other}
+    lines = [
+        f"Difference to {other} of the same seed: the mean over seeds, with its 95% interval (Student's t):\n",
+        "| | seeds | " + " | ".join(keys.values()) + " |",
+        "| --- | ---: |" + " ---: |" * len(keys),
+    ]
+    for method in study.methods():
+        pairs = [(run, base[run.seed]) for run in study.runs if run.method == method and run.seed in base]
+        if method == other or not pairs:
+            continue
+        cells = []
+        for key in keys:
+            sides = [[value(study, run, "after", key) for run in pair] for pair in pairs]
+            known = [mine - theirs for mine, theirs in sides if mine is not None and theirs is not None]
+            cells.append(_with_interval(known) if known else "–")
+        lines.append(f"| {method} | {len(pairs)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _with_interval(values: list[float]) -> str:
+    """A mean with Student's interval.
+
+    >>> _with_interval([0.1, 0.2, 0.3]), _with_interval([-0.25])
+    ('+0.2000 (-0.0484 to +0.4484)', '-0.2500')
+    """
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:+.4f}"
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f})"
 
 
 def at_equal(study: Study) -> str:
@@ -228,6 +264,8 @@ def page(studies: list[Study]) -> str:
     for study in studies:
         parts.append(f"## {study.title}\n\n{study.text.strip()}\n")
         parts.append(table(study))
+        if study.seed_differences:
+            parts.append(seed_differences(study))
         if study.differences:
             parts.append(differences(study))
             first = study.comparison["systems"][0]

@@ -14,6 +14,8 @@ from alignkit.report.words import figure_of
 if TYPE_CHECKING:
     from results_reading import Run, Study
 
+_MORE_COLOURS = ("black", "goldenrod", "darkblue", "salmon", "darkgreen", "orchid")  # behind the ten of matplotlib
+
 
 def pictures(study: "Study") -> dict[Path, Any]:
     """The files that study.yaml asks for, beside the study's folder, and what draws each."""
@@ -122,7 +124,12 @@ def _pyplot() -> Any:
 
 
 def _style(study: "Study") -> dict[str, Any]:
-    return {"svg.hashsalt": study.title, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    import matplotlib
+    from cycler import cycler
+
+    colours = [*matplotlib.colormaps["tab10"].colors, *_MORE_COLOURS]
+    frame = {"axes.spines.top": False, "axes.spines.right": False}
+    return {"svg.hashsalt": study.title, "font.size": 10, "axes.prop_cycle": cycler(color=colours), **frame}
 
 
 def _method(axes: Any, runs: "list[Run]", x: str, y: str, colour: str) -> None:

@@ -29,7 +29,8 @@ class Study:
     """Runs that answer one question, and how to show them. `differences` names figures of `comparison`, `verdicts` says
     whether its words on the rewards stand below (not where each system had its own), `curves` two
     (x, y) of runs that were judged with --temperatures, and values of x `at` which systems compare, `steps` what is
-    drawn over the steps of training."""
+    drawn over the steps of training. `seed_differences` are
+    `columns` of each run less those of the run of the method `to` with the same seed."""
 
     folder: Path
     title: str
@@ -43,6 +44,7 @@ class Study:
     curves: dict[str, Any] | None = None
     steps: dict[str, str] = field(default_factory=dict)
     verdicts: bool = True
+    seed_differences: dict[str, Any] = field(default_factory=dict)
 
     def methods(self) -> list[str]:
         """The methods, in the order of their folders' names unless study.yaml gives one."""
@@ -76,8 +78,19 @@ def read_run(folder: Path) -> Run:
 def read_study(folder: Path) -> Study:
     """Reads one study and all its runs."""
     about = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    unknown = set(about) - {"title", "text", "columns", "plot", "order", "differences", "verdicts", "curves", "steps"}
-    if unknown:
+    known = {
+        "title",
+        "text",
+        "columns",
+        "plot",
+        "order",
+        "differences",
+        "seed_differences",
+        "verdicts",
+        "curves",
+        "steps",
+    }
+    if unknown := set(about) - known:
         raise SystemExit(f"{folder / 'study.yaml'}: unknown keys {', '.join(sorted(unknown))}")
     found = [*folder.glob("*/seed-*/results.json"), *folder.glob("*/seed-*/judged.json")]
     runs = [read_run(path.parent) for path in sorted(found)]
@@ -110,7 +123,17 @@ def read_study(folder: Path) -> Study:
         curves=curves,
         steps=about.get("steps", {}),
         verdicts=about.get("verdicts", True),
+        seed_differences=_seed_differences(about.get("seed_differences"), order, folder),
     )
+
+
+def _seed_differences(given: Any, methods: list[str], folder: Path) -> dict[str, Any]:
+    """The setting, if it is one."""
+    if given is not None and (not isinstance(given, dict) or set(given) != {"to", "columns"}):
+        raise SystemExit(f"{folder}: seed_differences takes `to`, a method, and `columns`; got {given!r}")
+    if given is not None and given["to"] not in methods:
+        raise SystemExit(f"{folder}: seed_differences to {given['to']!r}; the methods are {', '.join(methods)}")
+    return given or {}
 
 
 def read_all(folder: Path) -> list[Study]:

@@ -1,0 +1,72 @@
+"""Tables over seeds: differences of runs with one seed, and what a column's key may say."""
+
+import json
+import math
+
+import pytest
+
+from tests.test_results_page import STUDY, docs, make_results
+
+__all__ = ["docs"]  # the fixture
+
+
+def test_runs_of_one_seed_are_compared_in_pairs(docs):
+    study = docs / "results" / "sentiment" / "study.yaml"
+    study.write_text(STUDY + "seed_differences: {to: ppo, columns: {reward: more reward, log kl: log KL}}\n")
+    folder = docs / "results" / "sentiment" / "rloo"
+    rewards, kls = [0.9, 0.5, 0.8], [2.0, 9.0, 3.0]
+    for seed, reward, kl in zip((1, 2, 3), rewards, kls, strict=True):
+        after = {"reward": reward, "kl": kl}
+        (folder / f"seed-{seed}" / "results.json").write_text(json.dumps({"before": {"reward": 0.5}, "after": after}))
+    assert make_results.main([], docs) == 0
+    text = (docs / "results.md").read_text()
+    cells = []
+    for own, other in (
+        (rewards, [0.91, 0.92, 0.93]),
+        ([math.log(kl) for kl in kls], [math.log(kl) for kl in (5.0, 6.0, 7.0)]),
+    ):
+        gaps = [a - b for a, b in zip(own, other, strict=True)]
+        mean = sum(gaps) / 3
+        half = 4.30265273 * math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / 2 / 3)  # t with 2 degrees of freedom
+        cells.append(f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f})")
+    assert "Difference to ppo of the same seed" in text
+    assert (
+        f"| | seeds | more reward | log KL |\n| --- | ---: | ---: | ---: |\n| rloo | 3 | {' | '.join(cells)} |" in text
+    )
+    assert "| ppo | 3 | +" not in text
+
+
+def test_seeds_that_the_other_has_not_are_left_out(docs):
+    study = docs / "results" / "sentiment" / "study.yaml"
+    study.write_text(STUDY + "seed_differences: {to: ppo, columns: {reward: more}}\n")
+    (docs / "results" / "sentiment" / "rloo" / "seed-3").rename(docs / "results" / "sentiment" / "rloo" / "seed-4")
+    assert make_results.main([], docs) == 0
+    assert "| rloo | 2 | -0.2000 (-0.2000 to -0.2000) |" in (docs / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{to: dpo, columns: {reward: r}}", "seed_differences to 'dpo'; the methods are ppo, rloo"),
+        ("{to: ppo}", "seed_differences takes `to`, a method, and `columns`; got {'to': 'ppo'}"),
+        ("ppo", "seed_differences takes `to`, a method, and `columns`; got 'ppo'"),
+    ],
+)
+def test_what_is_no_such_table_is_refused(docs, given, said):
+    (docs / "results" / "sentiment" / "study.yaml").write_text(STUDY + f"seed_differences: {given}\n")
+    with pytest.raises(SystemExit, match=said.replace("(", r"\(")):
+        make_results.main([], docs)
+
+
+def test_a_column_takes_the_first_figure_that_a_run_has_and_its_logarithm(docs):
+    (docs / "results" / "sentiment" / "study.yaml").write_text(
+        "{title: T, text: t, columns: {own|kl: own or KL, log own|reward: of that}}"
+    )
+    for seed in (1, 2, 3):
+        file = docs / "results" / "sentiment" / "rloo" / f"seed-{seed}" / "results.json"
+        found = json.loads(file.read_text())
+        file.write_text(json.dumps({**found, "after": {**found["after"], "own": 2.5}}))
+    assert make_results.main([], docs) == 0
+    text = (docs / "results.md").read_text()
+    assert f"| rloo | 3 | 2.50 ± 0.00 | {math.log(2.5):.3f} ± 0.000 |" in text
+    assert "| ppo | 3 | 6.00 ± 1.00 | -0.0834 ± 0.0109 |" in text
