@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alignkit.decoding.prompts import behind, decode_completions, encode_prompts, pad_left, pad_right
 from alignkit.decoding.sampling import Completions, Decoder, SamplingDecoder
+from alignkit.errors import RewardError
 from alignkit.models.reference import reference_of
 from alignkit.models.scoring import add_scoring, score_completions
 from alignkit.reward import call_reward, in_evaluation, scalar_score, unique_names
@@ -64,7 +65,11 @@ def generate_rows(
         `score_references` also `reference_nll` (nats of the text, its end token included where that is not cut off, at
         temperature 1; or None), `reference_nll_sampled` (the same at the temperature that completions are sampled
         with, before top-p and its like; None where they are not sampled), `reference_tokens`, and where the decoder
-        is `Resample`, `reference_nll_resampled` (the same under what it writes, see `log_density_ratio`).
+        resamples from no more than a temperature, `reference_nll_resampled` (the same under what it writes, see
+        `log_density_ratio`; infinite where it never writes that).
+
+    Raises:
+        RewardError: a reward that cannot be asked about a completion, or about a reference with `score_references`.
     """
     decoder = decoder or SamplingDecoder()
     names = unique_names(reward_funcs)
@@ -91,8 +96,8 @@ def generate_rows(
                 if score_references:
                     cut = _reference_ids(processing_class, chosen, reference_column, generation_config)
                     likely = _of_references(model, ids, mask, cut, generation_config)
-                    if made.candidate_log_weights is not None:
-                        _add_resampled(likely, decoder, made, model, processing_class, prompts, columns, cut)
+                    if made.log_density_ratios is not None:
+                        _add_resampled(likely, made, model, processing_class, prompts, columns, cut)
             completions = decode_completions(
                 processing_class, made.ids(), is_conversational(prompts[0]), behind(model, prompts)
             )
@@ -168,7 +173,6 @@ def _of_references(
 
 def _add_resampled(
     likely: list[Row],
-    decoder: Any,
     made: Completions,
     model: Any,
     processing_class: PreTrainedTokenizerBase,
@@ -177,18 +181,17 @@ def _add_resampled(
     cut: list[list[int]],
 ) -> None:
     """Adds `reference_nll_resampled` to the rows whose reference's likelihood as sampled is known."""
-    assert made.candidate_log_weights is not None
+    assert made.log_density_ratios is not None
     known = [i for i, row in enumerate(likely) if row["reference_nll_sampled"] is not None]
     if not known:
         return
     asked, ids = [prompts[i] for i in known], [cut[i] for i in known]
-    ratios = decoder.search.log_density_ratios(
-        made.candidate_log_weights[known],
-        asked,
-        decode_completions(processing_class, ids, is_conversational(prompts[0]), behind(model, asked)),
-        ids,
-        {key: [values[i] for i in known] for key, values in columns.items()},
-    )
+    texts = decode_completions(processing_class, ids, is_conversational(prompts[0]), behind(model, asked))
+    own = {key: [values[i] for i in known] for key, values in columns.items()}
+    try:
+        ratios = made.log_density_ratios(asked, texts, ids, own, known)
+    except RewardError as error:
+        raise RewardError(f"asked about held-out references (evaluation.references): {error}") from error
     for i, ratio in zip(known, ratios, strict=True):
         likely[i]["reference_nll_resampled"] = likely[i]["reference_nll_sampled"] - ratio
 

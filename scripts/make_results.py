@@ -5,7 +5,7 @@
 
 One folder a study:
 
-    docs/results/sentiment/study.yaml                       title, text, columns, plot, steps
+    docs/results/sentiment/study.yaml                       title, text, columns, and more: see results_reading.Study
     docs/results/sentiment/ppo/seed-1/results.json          a run's results ("before" and "after"), one folder a seed
     docs/results/sentiment/ppo/seed-1/environment.json      its command, machine and versions
     docs/results/sentiment/ppo/seed-1/metrics.jsonl         optional: its held-out curve, and what it logged in training
@@ -88,14 +88,22 @@ def value(study: Study, run: Run, part: str, key: str) -> float | None:
             f"{study.folder}: {key!r} is missing from 'after' of seed {run.seed} of {run.method}, which has: "
             + ", ".join(sorted(figures))
         )
-    return found if found is None or not key.startswith("log ") else math.log(found)
+    if found is None or not key.startswith("log "):
+        return found
+    if found <= 0:
+        raise SystemExit(
+            f"{study.folder}: {key!r} of seed {run.seed} of {run.method}, which is {found:g}: no logarithm"
+        )
+    return math.log(found)
 
 
 def column(study: Study, runs: list[Run], part: str, key: str) -> str:
     """One cell. A figure that only training yields (KL before training) may be missing from every `before`."""
-    present = [found for run in runs if (found := value(study, run, part, key)) is not None]
+    found = [value(study, run, part, key) for run in runs]
+    present = [one for one in found if one is not None]
     if present and len(present) < len(runs):
-        raise SystemExit(f"{study.folder}: {key!r} is missing from '{part}' of a {runs[0].method} run")
+        lacking = ", ".join(f"{r.method} {r.seed}" for r, one in zip(runs, found, strict=True) if one is None)
+        raise SystemExit(f"{study.folder}: {key!r} is missing from '{part}' of {lacking}")
     return figure(present) if present else "–"
 
 
@@ -145,13 +153,14 @@ def seed_differences(study: Study) -> str:
     other, keys = study.seed_differences["to"], study.seed_differences["columns"]
     base = {run.seed: run for run in study.runs if run.method == other}
     lines = [
-        f"Difference to {other} of the same seed: the mean over seeds, with its 95% interval (Student's t):\n",
+        f"Difference to {other} of the same seed: the mean over seeds, and where there are several its 95% interval "
+        "(Student's t):\n",
         "| | seeds | " + " | ".join(keys.values()) + " |",
         "| --- | ---: |" + " ---: |" * len(keys),
     ]
     for method in study.methods():
         pairs = [(run, base[run.seed]) for run in study.runs if run.method == method and run.seed in base]
-        if method == other or not pairs:
+        if method == other:
             continue
         cells = []
         for key in keys:

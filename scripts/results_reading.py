@@ -26,11 +26,23 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs that answer one question, and how to show them. `differences` names figures of `comparison`, `verdicts` says
-    whether its words on the rewards stand below (not where each system had its own), `curves` two
-    (x, y) of runs that were judged with --temperatures, and values of x `at` which systems compare, `steps` what is
-    drawn over the steps of training. `seed_differences` are
-    `columns` of each run less those of the run of the method `to` with the same seed."""
+    """Runs that answer one question, and how to show them; all but folder and runs stand in study.yaml.
+
+    Attributes:
+        folder: of the study.
+        title, text: what the page says of it.
+        columns: figure -> its title, of the table; see `make_results.value`.
+        plot: two or more figures to draw a run's way by.
+        runs: in the order of `order`.
+        differences: figure -> its title, of `comparison`.
+        comparison: what `alignkit compare` found.
+        replies: prompts, and what each system said to them.
+        curves: figures `x` and `y` of runs that were judged with --temperatures, and values of x `at` which systems
+            compare.
+        steps: figure -> its title, of what is drawn over the steps of training.
+        verdicts: whether the words of `comparison` on the rewards stand on the page (not where systems had their own).
+        seed_differences: `columns` of each run less those of the run of the method `to` with the same seed.
+    """
 
     folder: Path
     title: str
@@ -129,8 +141,9 @@ def read_study(folder: Path) -> Study:
 
 def _seed_differences(given: Any, methods: list[str], folder: Path) -> dict[str, Any]:
     """The setting, if it is one."""
-    if given is not None and (not isinstance(given, dict) or set(given) != {"to", "columns"}):
-        raise SystemExit(f"{folder}: seed_differences takes `to`, a method, and `columns`; got {given!r}")
+    form = isinstance(given, dict) and set(given) == {"to", "columns"} and isinstance(given["columns"], dict)
+    if given is not None and not form:
+        raise SystemExit(f"{folder}: seed_differences takes `to`, a method, and `columns`, key: title; got {given!r}")
     if given is not None and given["to"] not in methods:
         raise SystemExit(f"{folder}: seed_differences to {given['to']!r}; the methods are {', '.join(methods)}")
     return given or {}

@@ -48,7 +48,7 @@ def chosen(model, reward, n=N, seed=0, prompts=PROMPTS, given=True, whole=True, 
     return model.generate(**inputs, custom_generate=BestOfN(reward, tiny_tokenizer(), n), **texts, **(more or {}))
 
 
-@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}, {"repetition_penalty": 3.0}], ids=str)
 @pytest.mark.parametrize("make", MAKERS)
 def test_the_chosen_one_is_the_argmax_of_candidates_drawn_apart(make, settings):
     model, tokenizer = make(), tiny_tokenizer()

@@ -10,6 +10,7 @@ from alignkit import BestOfN, Resample
 from alignkit.decoding.generation import generation_config_for
 from alignkit.decoding.proposal import SearchDecoder
 from alignkit.decoding.resample import log_density_ratio
+from alignkit.errors import DataError, RewardError
 from alignkit.held_out import generate_rows
 from alignkit.models.tiny import tiny_causal_lm, tiny_seq2seq, tiny_tokenizer
 from alignkit.trainers.evaluation import summarise
@@ -86,23 +87,25 @@ def test_what_it_is_whatever_the_weights(seed):
 class Watched:
     """A reward of everything that it is given, by arithmetic of its own, which keeps what it was asked."""
 
-    def __init__(self):
-        self.asked = []
+    def __init__(self, zero: bool):
+        self.zero, self.asked = zero, []
 
     def __call__(self, prompts, completions, completion_ids, mood, **columns):
         self.asked.append(list(zip(prompts, completions, map(tuple, completion_ids), mood, strict=True)))
-        return [worth(*one) for one in self.asked[-1]]
+        return [self.worth(*one) for one in self.asked[-1]]
+
+    def worth(self, prompt: str, completion: str, ids: tuple[int, ...], mood: int) -> float | None:
+        value = (7 * len(prompt) + 3 * len(completion) + sum(ids) + mood) % 11
+        if self.zero:
+            return None if value == 10 else value % 5 / 10
+        return (value + 1) / 20
 
 
-def worth(prompt: str, completion: str, ids: tuple[int, ...], mood: int) -> float | None:
-    value = (7 * len(prompt) + 3 * len(completion) + sum(ids) + mood) % 11
-    return None if value == 10 else value / 10
-
-
+@pytest.mark.parametrize("zero", [True, False], ids=["some weigh nothing", "all weigh"])
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
 @pytest.mark.parametrize("make", [tiny_causal_lm, tiny_seq2seq])
-def test_every_row_says_it_of_its_own_reference(make, temperature):
-    model, tokenizer, watched = make().eval(), tiny_tokenizer(), Watched()
+def test_every_row_says_it_of_its_own_reference(make, temperature, zero):
+    model, tokenizer, watched = make().eval(), tiny_tokenizer(), Watched(zero)
     config = generation_config_for(model, tokenizer, max_new_tokens=8, temperature=temperature)
     examples = [{**example, "mood": 3 * place} for place, example in enumerate(EXAMPLES)]
     decoder = SearchDecoder(Resample(watched, tokenizer, n=N, alpha=2.0))
@@ -119,8 +122,8 @@ def test_every_row_says_it_of_its_own_reference(make, temperature):
         (reference,) = references[example["prompt"]]
         ids = [*tokenizer(text=example["reference"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         assert reference[2:] == (tuple(ids[:8]), example["mood"])
-        drawn = [(worth(*one) or 0.0) ** 2 for one in candidates[example["prompt"]]]
-        own = (worth(*reference) or 0.0) ** 2
+        drawn = [(watched.worth(*one) or 0.0) ** 2 for one in candidates[example["prompt"]]]
+        own = (watched.worth(*reference) or 0.0) ** 2
         shares = []
         for place in range(N):
             total = own + sum(drawn) - drawn[place]
@@ -131,18 +134,69 @@ def test_every_row_says_it_of_its_own_reference(make, temperature):
     known = [row for row in rows if "reference_nll_resampled" in row]
     nats = sum(row["reference_nll_resampled"] for row in known) / sum(row["reference_tokens"] for row in known)
     assert len(known) == 3
-    assert summarise(rows, [])["reference_perplexity_resampled"] == pytest.approx(math.exp(min(nats, 700.0)))
+    never = sum(row["reference_nll_resampled"] == math.inf for row in known)
+    figures = summarise(rows, [])
+    assert figures["reference_undrawn"] == pytest.approx(never / 3)
+    assert ("reference_perplexity_resampled" in figures) == (never == 0)
+    if not never:
+        assert figures["reference_perplexity_resampled"] == pytest.approx(math.exp(nats))
     torch.manual_seed(0)
     plain = generate_rows(model, tokenizer, examples, **given)
     assert [row["completion"] for row in rows] == [row["completion"] for row in plain]
 
 
-def test_only_what_draws_by_weights_has_one():
+def figures_by(decoder, examples=EXAMPLES, **sampling):
     model, tokenizer = tiny_causal_lm().eval(), tiny_tokenizer()
-    config = generation_config_for(model, tokenizer, max_new_tokens=8)
-    decoder = SearchDecoder(BestOfN(lambda completions, **_: [len(text) for text in completions], tokenizer, N))
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    config = generation_config_for(model, tokenizer, max_new_tokens=8, **sampling)
     rows = generate_rows(
-        model, tokenizer, EXAMPLES, generation_config=config, with_kl=False, decoder=decoder, score_references=True
+        model, tokenizer, examples, generation_config=config, with_kl=False, decoder=decoder, score_references=True
     )
     assert "reference_perplexity" in summarise(rows, [])
-    assert "reference_perplexity_resampled" not in summarise(rows, [])
+    return summarise(rows, [])
+
+
+def length(completions, **columns):
+    return [min(1 + len(text), 90) / 100 for text in completions]
+
+
+@pytest.mark.parametrize("cut", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.2}, {"repetition_penalty": 1.5}], ids=str)
+def test_candidates_of_a_cut_policy_say_nothing_of_the_whole_one(cut):
+    decoder = SearchDecoder(Resample(length, tiny_tokenizer(), n=N))
+    assert "reference_perplexity_resampled" in figures_by(decoder)
+    assert "reference_perplexity_resampled" not in figures_by(decoder, **cut)
+
+
+def test_only_what_draws_by_weights_has_one():
+    decoder = SearchDecoder(BestOfN(length, tiny_tokenizer(), N))
+    assert "reference_perplexity_resampled" not in figures_by(decoder)
+
+
+def test_a_decoder_around_it_hands_it_on():
+    inside = SearchDecoder(Resample(length, tiny_tokenizer(), n=N))
+    assert figures_by(lambda *arguments, **more: inside(*arguments, **more)) == figures_by(inside)
+
+
+def test_messages_are_read_as_messages():
+    seen = set()
+
+    def spoken(completions, **columns):
+        seen.update(turn["role"] for completion in completions for turn in completion)
+        return [min(1 + len(completion[0]["content"]), 90) / 100 for completion in completions]
+
+    talk = [{"prompt": [{"role": "user", "content": "it is"}], "reference": [{"role": "assistant", "content": " bad"}]}]
+    figures = figures_by(SearchDecoder(Resample(spoken, tiny_tokenizer(), n=N)), talk)
+    assert figures["reference_perplexity_resampled"] > 1 and seen == {"assistant"}
+
+
+def test_what_cannot_be_computed_says_why():
+    def sure_of_people(completions, completion_ids, **columns):
+        return [1.0 if len(completion_ids) == len(EXAMPLES) - 1 else 0.5 for _ in completions]
+
+    decoder = SearchDecoder(Resample(sure_of_people, tiny_tokenizer(), n=N, reward_as="odds"))
+    with pytest.raises(
+        RewardError, match=r"held-out references \(evaluation\.references\): reward .* which has no odds"
+    ):
+        figures_by(decoder)
+    with pytest.raises(DataError, match="got 1 texts and 3 sets of candidates"):
+        decoder.search.log_density_ratios(torch.zeros(3, N), ["a"], ["b"], [[5]], {})

@@ -39,17 +39,25 @@ def test_runs_of_one_seed_are_compared_in_pairs(docs):
 def test_seeds_that_the_other_has_not_are_left_out(docs):
     study = docs / "results" / "sentiment" / "study.yaml"
     study.write_text(STUDY + "seed_differences: {to: ppo, columns: {reward: more}}\n")
-    (docs / "results" / "sentiment" / "rloo" / "seed-3").rename(docs / "results" / "sentiment" / "rloo" / "seed-4")
+    rloo = docs / "results" / "sentiment" / "rloo"
+    (rloo / "seed-3").rename(rloo / "seed-4")
     assert make_results.main([], docs) == 0
     assert "| rloo | 2 | -0.2000 (-0.2000 to -0.2000) |" in (docs / "results.md").read_text()
+    (rloo / "seed-2").rename(rloo / "seed-5")
+    assert make_results.main([], docs) == 0
+    assert "| rloo | 1 | -0.2000 |" in (docs / "results.md").read_text()
+    (rloo / "seed-1").rename(rloo / "seed-6")
+    assert make_results.main([], docs) == 0
+    assert "| rloo | 0 | – |" in (docs / "results.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ("{to: dpo, columns: {reward: r}}", "seed_differences to 'dpo'; the methods are ppo, rloo"),
-        ("{to: ppo}", "seed_differences takes `to`, a method, and `columns`; got {'to': 'ppo'}"),
-        ("ppo", "seed_differences takes `to`, a method, and `columns`; got 'ppo'"),
+        ("{to: ppo}", "seed_differences takes `to`, a method, and `columns`, key: title; got {'to': 'ppo'}"),
+        ("{to: ppo, columns: [reward]}", "takes `to`, a method, and `columns`, key: title; got"),
+        ("ppo", "seed_differences takes `to`, a method, and `columns`, key: title; got 'ppo'"),
     ],
 )
 def test_what_is_no_such_table_is_refused(docs, given, said):
@@ -70,3 +78,11 @@ def test_a_column_takes_the_first_figure_that_a_run_has_and_its_logarithm(docs):
     text = (docs / "results.md").read_text()
     assert f"| rloo | 3 | 2.50 ± 0.00 | {math.log(2.5):.3f} ± 0.000 |" in text
     assert "| ppo | 3 | 6.00 ± 1.00 | -0.0834 ± 0.0109 |" in text
+
+
+def test_what_has_no_logarithm_is_named(docs):
+    file = docs / "results" / "sentiment" / "rloo" / "seed-2" / "results.json"
+    file.write_text(json.dumps({"before": {}, "after": {"reward": 0.5, "kl": -1.0}}))
+    (docs / "results" / "sentiment" / "study.yaml").write_text("{title: T, text: t, columns: {log kl: log KL}}")
+    with pytest.raises(SystemExit, match="'log kl' of seed 2 of rloo, which is -1: no logarithm"):
+        make_results.main([], docs)

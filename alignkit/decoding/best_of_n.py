@@ -4,15 +4,22 @@ No weight changes, so it shows what a reward asks for before anything is trained
 run's gain plain choosing would have given.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+)
 from transformers.utils import ModelOutput
 
 from alignkit.compose import as_reward
+from alignkit.decoding.policy_tree import BY_SCORES
 from alignkit.decoding.prompts import behind, decode_completions, texts_of_rows
 from alignkit.decoding.sampling import SamplingLoop, mask_is_not_forgotten, weights_are_shared
 from alignkit.errors import ConfigError
@@ -30,7 +37,8 @@ class BestOfNOutput(ModelOutput):
         chosen: (B,) the place of the chosen one among its n candidates.
         candidates: (B, n, M) all sequences, in the order in which they were drawn.
         candidate_rewards: (B, n) their rewards; NaN where the reward had no opinion.
-        candidate_log_weights: (B, n) logarithms of the weights that one was drawn by; None where none is drawn.
+        candidate_log_weights: (B, n) logarithms of the weights that one was drawn by; None where none is drawn, or
+            where more than a temperature lies between the policy and the candidates (top-k, top-p, a penalty).
         completions: B lists of n completions, in the form in which the reward read them.
         completion_ids: their token ids, end-of-sequence token included and padding left out.
     """
@@ -123,7 +131,10 @@ class BestOfN:
         )
         loop = SamplingLoop(with_values=False, synced_gpus=weights_are_shared(model), uniform=uniform)
         with mask_is_not_forgotten(model):
-            sequences = loop(model, ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
+            processors = logits_processor
+            if not all(isinstance(processor, BY_SCORES) for processor in logits_processor):
+                processors = _ByCandidate(logits_processor, self.n)
+            sequences = loop(model, ids, processors, stopping_criteria, generation_config, **model_kwargs)
         drawn, mask = loop.drawn()
         rows = [row[keep].tolist() for row, keep in zip(drawn.cpu(), mask.bool().cpu(), strict=True)]
         completions = decode_completions(self.processing_class, rows, is_conversational(texts[0]), behind(model, texts))
@@ -132,6 +143,7 @@ class BestOfN:
             scores = [scalar_score(score) for score in found]
             chosen, log_weights = self._choose(scores, texts, completions, columns, choice_uniform)
             chosen = chosen.to(sequences.device)
+        plain = all(isinstance(processor, TemperatureLogitsWarper) for processor in logits_processor)
         groups = self._grouped(scores)
         at = torch.arange(len(groups), device=sequences.device) * self.n + chosen
         best = sequences[at, : start + int(mask[at].sum(1).max())]
@@ -144,7 +156,7 @@ class BestOfN:
             chosen=chosen,
             candidates=sequences.view(len(groups), self.n, -1),
             candidate_rewards=rewards,
-            candidate_log_weights=log_weights,
+            candidate_log_weights=log_weights if plain else None,
             completions=self._grouped(completions),
             completion_ids=self._grouped(rows),
         )
@@ -187,6 +199,20 @@ class BestOfN:
                 "best of n reads each prompt from its beginning; leave past_key_values out (it holds "
                 f"{cache.get_seq_length()} tokens)"
             )
+
+
+class _ByCandidate(LogitsProcessorList):
+    """Logits processors that know something of each prompt of the batch, such as where its padding ends: they get what
+    `generate` made them for, a row for every prompt, once for each of the n candidates."""
+
+    def __init__(self, processors: Iterable[Any], n: int):
+        super().__init__(processors)
+        self.n = n
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **more: Any) -> torch.Tensor:
+        """(B * n, V) scores of the rows, the n candidates of a prompt one after the other."""
+        made = [super(_ByCandidate, self).__call__(input_ids[i :: self.n], scores[i :: self.n]) for i in range(self.n)]
+        return torch.stack(made, 1).flatten(0, 1)
 
 
 def _best(scores: list[float | None]) -> int:

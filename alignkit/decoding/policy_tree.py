@@ -29,7 +29,7 @@ from alignkit.models.tree import TreeReader
 from alignkit.text import Text
 
 # These look at the scores alone, so that any rows go through them together.
-_BY_SCORES = (
+BY_SCORES = (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -174,7 +174,7 @@ class PolicyTree:
         starts = 0 if search.inputs.get("decoder_input_ids") is None else search.ids.numel()
         self.search = search
         self.reader = TreeReader.of(search.model, **search.inputs, limit=limit + max(starts, len(search.ids)))
-        cut = max((i + 1 for i, each in enumerate(search.processors) if not isinstance(each, _BY_SCORES)), default=0)
+        cut = max((i + 1 for i, each in enumerate(search.processors) if not isinstance(each, BY_SCORES)), default=0)
         self._readers = LogitsProcessorList(search.processors[:cut])
         self._warpers = LogitsProcessorList(search.processors[cut:])
         forbidding = [each for each in search.processors if not isinstance(each, _TRUNCATING)]

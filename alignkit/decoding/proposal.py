@@ -111,12 +111,19 @@ class SearchDecoder:
         ids = out.sequences[:, begun:]
         lengths = torch.tensor([len(row) for row in chosen_ids(out)], device=ids.device)
         mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
-        made = Completions(prompt_ids, prompt_mask, ids, mask)
-        made.candidate_log_weights = getattr(out, "candidate_log_weights", None)
-        return self._filled(made, out)
+        return self._filled(Completions(prompt_ids, prompt_mask, ids, mask), out)
 
     def _filled(self, made: Completions, out: Any) -> Completions:
         """The completions with what the search's output says of them besides."""
+        log_weights = getattr(out, "candidate_log_weights", None)
+        if log_weights is not None:
+
+            def ratios(
+                prompts: list[Text], texts: list[Text], ids: list[list[int]], columns: Any, rows: list[int]
+            ) -> Any:
+                return self.search.log_density_ratios(log_weights[rows], prompts, texts, ids, columns)
+
+            made.log_density_ratios = ratios
         return made
 
 

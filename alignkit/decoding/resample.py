@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from alignkit.decoding.best_of_n import BestOfN
 from alignkit.decoding.log_scores import ScoredTexts, log_probabilities
 from alignkit.decoding.policy_tree import check_number
-from alignkit.errors import ConfigError
+from alignkit.errors import ConfigError, DataError
 from alignkit.reward import call_reward, in_evaluation, reward_name, scalar_score
 from alignkit.text import Text
 
@@ -75,16 +75,24 @@ class Resample(BestOfN):
         completion_ids: list[list[int]],
         columns: Mapping[str, list[Any]],
     ) -> list[float]:
-        """How much likelier resampling writes a text than the policy does: log q_n(y) - log p(y) of each, in nats.
-
-        See `log_density_ratio`, which says by how much chance errs. Both densities are before top-k and top-p.
+        """How much likelier resampling writes a text than the policy at the sampling temperature: log q_n(y) - log p(y)
+        of each, in nats; see `log_density_ratio`.
 
         Args:
             candidate_log_weights: (B, n) of a `BestOfNOutput`: one set of candidates for each text.
-            prompts, completions: B of each; any texts, such as people's.
+            prompts, completions: B of each; any texts, such as people's. The reward is asked about them.
             completion_ids: their tokens, as the policy would have written them.
             columns: further columns for the reward, B values each.
+
+        Raises:
+            DataError: another number of texts than of sets of candidates.
+            RewardError: see `log_probabilities`.
         """
+        if len(completions) != len(candidate_log_weights):
+            raise DataError(
+                f"each text needs candidates of its own prompt; got {len(completions)} texts and "
+                f"{len(candidate_log_weights)} sets of candidates"
+            )
         with in_evaluation([self.reward]):
             found = call_reward(self.reward, prompts, completions, columns=columns, completion_ids=completion_ids)
             own = self._log_weights([scalar_score(score) for score in found], prompts, completions, columns)
@@ -135,9 +143,9 @@ def log_density_ratio(own: torch.Tensor, candidates: torch.Tensor) -> torch.Tens
         q_n(y) / p(y) = E[n w(y) / (w(y) + w(y_2) + ... + w(y_n))],  y_2, ..., y_n drawn from p
 
     The expectation is the mean over one set of n candidates with each of them left out in turn. That mean errs to no
-    side; its logarithm lies below that of q_n / p, the more the fewer candidates there are: a perplexity computed from
-    it is too high rather than too low. A text that weighs nothing is drawn only in the first place and only where the
-    others weigh nothing either.
+    side; its logarithm on average lies below that of q_n / p, the more the fewer candidates there are: a perplexity
+    computed from it is too high rather than too low. A text that weighs nothing is drawn only in the first place and
+    only where the others weigh nothing either. The candidates are samples of p as it is, not of p after top-k or top-p.
 
     Args:
         own: (B,) log w(y), -inf for no weight.
@@ -152,8 +160,10 @@ def log_density_ratio(own: torch.Tensor, candidates: torch.Tensor) -> torch.Tens
     1.25
     """
     n = candidates.shape[1]
-    left_out = torch.eye(n, dtype=torch.bool, device=candidates.device)
-    others = candidates[:, None, :].expand(-1, n, -1).masked_fill(left_out, -torch.inf).logsumexp(-1)
+    ends = candidates.new_full((len(candidates), 1), -torch.inf)
+    before = torch.cat([ends, candidates.logcumsumexp(1)[:, :-1]], 1)
+    behind = torch.cat([candidates.flip(1).logcumsumexp(1).flip(1)[:, 1:], ends], 1)
+    others = torch.logaddexp(before, behind)
     both = torch.logaddexp(own[:, None], others)
     shares = torch.where(both > -torch.inf, own[:, None] - both, -math.log(n))  # nobody weighs anything: the first
     return shares.logsumexp(1)

@@ -5,7 +5,7 @@ A decoder turns prompts into completions and says how likely it made them. It ru
 takes its completions from a decoder, and keeps the log-probabilities and values seen on the way.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +25,8 @@ from alignkit.text import Text
 
 _BLOCK = 128  # tokens of the vocabulary
 
+LogDensityRatios = Callable[[list[Text], list[Text], list[list[int]], dict[str, list[Any]], list[int]], list[float]]
+
 
 @dataclass
 class Completions:
@@ -39,7 +41,9 @@ class Completions:
             truncation (top-k, top-p); None if the decoder does not know it.
         values: (B, T) value of the state each token was chosen in; None without a value head.
         log_density: (B,) log-density of the whole completion under the decoder itself, truncation included.
-        candidate_log_weights: (B, n) logarithms of the weights by which the completion was drawn among n candidates.
+        log_density_ratios: by how many nats the decoder writes given texts likelier than the policy at the sampling
+            temperature does; takes a prompt for each text, the texts, their tokens, further columns, and the places of
+            these prompts in the batch.
     """
 
     prompt_ids: torch.Tensor
@@ -49,7 +53,7 @@ class Completions:
     log_probs: torch.Tensor | None = None
     values: torch.Tensor | None = None
     log_density: torch.Tensor | None = None
-    candidate_log_weights: torch.Tensor | None = None
+    log_density_ratios: LogDensityRatios | None = None
 
     def lengths(self) -> torch.Tensor:
         """(B,) tokens of each completion, its end-of-sequence token included."""

@@ -70,6 +70,7 @@ _FIGURES = {
     "perplexity": Figure("Perplexity", "per token", better=-1),
     "reference_perplexity_sampled": Figure("Reference perplexity as sampled", "per token", better=-1),
     "reference_perplexity_resampled": Figure("Reference perplexity as resampled", "per token", better=-1),
+    "reference_undrawn": Figure("References that resampling never writes", better=-1, percent=True),
     "distinct_1": Figure("Distinct words", "distinct-1", better=1),
     "distinct_2": Figure("Distinct word pairs", "distinct-2", better=1),
     "distinct_3": Figure("Distinct word triples", "distinct-3", better=1),

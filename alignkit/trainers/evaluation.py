@@ -119,7 +119,8 @@ def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
     """Means over rows: `reward`, `reward_std`, `rewards/<name>/mean`, `kl` (nats per response), `length`,
     and, where references were scored, `reference_perplexity` and `reference_perplexity_sampled` (per token, of all
     references together; at temperature 1 and at the one that completions are sampled with), with `Resample` also
-    `reference_perplexity_resampled`."""
+    `reference_undrawn`, the share of references that it never writes, and `reference_perplexity_resampled`, left out
+    where there are such."""
     figures: dict[str, float] = {}
     scored = [row["reward"] for row in rows if row["reward"] is not None]
     if scored:
@@ -136,6 +137,10 @@ def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
     figures["completions/mean_length"] = sum(row["length"] for row in rows) / len(rows)
     for suffix in ("", "_sampled", "_resampled"):
         likely = [row for row in rows if row.get(f"reference_nll{suffix}") is not None]
+        if likely and suffix == "_resampled":
+            undrawn = sum(row["reference_nll_resampled"] == math.inf for row in likely)
+            figures["reference_undrawn"] = undrawn / len(likely)
+            likely = [] if undrawn else likely
         if likely:
             tokens = sum(row["reference_tokens"] for row in likely)
             nats = sum(row[f"reference_nll{suffix}"] for row in likely) / tokens
