@@ -127,7 +127,7 @@ def _style(study: "Study") -> dict[str, Any]:
     import matplotlib
     from cycler import cycler
 
-    colours = [*matplotlib.colormaps["tab10"].colors, *_MORE_COLOURS]
+    colours = [*matplotlib.color_sequences["tab10"], *_MORE_COLOURS]
     frame = {"axes.spines.top": False, "axes.spines.right": False}
     return {"svg.hashsalt": study.title, "font.size": 10, "axes.prop_cycle": cycler(color=colours), **frame}
 
