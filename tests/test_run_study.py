@@ -329,6 +329,7 @@ def test_what_is_published_was_trained_with_the_settings_of_today(file, monkeypa
     for settings in (today, was):
         settings["training"].pop("output_dir")
         for part in (settings["data"], *settings.get("rewards", {}).values()):
-            part.pop("model", None)  # named by its place
+            for place in ("model", "learned in"):  # named by its place
+                part.pop(place, None)
         del settings["model"], settings["evaluation"]
     assert was == today
