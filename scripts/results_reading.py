@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +90,7 @@ def read_run(folder: Path) -> Run:
 def read_study(folder: Path) -> Study:
     """Reads one study and all its runs."""
     about = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
-    known = {
-        "title",
-        "text",
-        "columns",
-        "plot",
-        "order",
-        "differences",
-        "seed_differences",
-        "verdicts",
-        "curves",
-        "steps",
-    }
+    known = {one.name for one in fields(Study)} - {"folder", "runs", "comparison", "replies"} | {"order"}
     if unknown := set(about) - known:
         raise SystemExit(f"{folder / 'study.yaml'}: unknown keys {', '.join(sorted(unknown))}")
     found = [*folder.glob("*/seed-*/results.json"), *folder.glob("*/seed-*/judged.json")]

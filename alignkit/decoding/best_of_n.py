@@ -9,19 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-)
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from alignkit.compose import as_reward
 from alignkit.decoding.policy_tree import BY_SCORES
 from alignkit.decoding.prompts import behind, decode_completions, texts_of_rows
-from alignkit.decoding.sampling import SamplingLoop, mask_is_not_forgotten, weights_are_shared
+from alignkit.decoding.sampling import SamplingLoop, mask_is_not_forgotten, only_tempered, weights_are_shared
 from alignkit.errors import ConfigError
 from alignkit.reward import call_reward, in_evaluation, scalar_score
 from alignkit.text import Text, is_conversational
@@ -143,7 +137,6 @@ class BestOfN:
             scores = [scalar_score(score) for score in found]
             chosen, log_weights = self._choose(scores, texts, completions, columns, choice_uniform)
             chosen = chosen.to(sequences.device)
-        plain = all(isinstance(processor, TemperatureLogitsWarper) for processor in logits_processor)
         groups = self._grouped(scores)
         at = torch.arange(len(groups), device=sequences.device) * self.n + chosen
         best = sequences[at, : start + int(mask[at].sum(1).max())]
@@ -156,7 +149,7 @@ class BestOfN:
             chosen=chosen,
             candidates=sequences.view(len(groups), self.n, -1),
             candidate_rewards=rewards,
-            candidate_log_weights=log_weights if plain else None,
+            candidate_log_weights=log_weights if only_tempered(logits_processor) else None,
             completions=self._grouped(completions),
             completion_ids=self._grouped(rows),
         )
@@ -211,7 +204,8 @@ class _ByCandidate(LogitsProcessorList):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **more: Any) -> torch.Tensor:
         """(B * n, V) scores of the rows, the n candidates of a prompt one after the other."""
-        made = [super(_ByCandidate, self).__call__(input_ids[i :: self.n], scores[i :: self.n]) for i in range(self.n)]
+        whole = super().__call__
+        made = [whole(input_ids[i :: self.n], scores[i :: self.n], **more) for i in range(self.n)]
         return torch.stack(made, 1).flatten(0, 1)
 
 

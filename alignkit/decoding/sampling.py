@@ -5,7 +5,7 @@ A decoder turns prompts into completions and says how likely it made them. It ru
 takes its completions from a decoder, and keeps the log-probabilities and values seen on the way.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -188,7 +188,7 @@ class SamplingLoop:
         at_token = tokens[:, None]
         density = probabilities.gather(-1, at_token).log().squeeze(-1)
         self.log_densities.append(density)
-        if generation_config.do_sample and all(isinstance(p, TemperatureLogitsWarper) for p in logits_processor):
+        if generation_config.do_sample and only_tempered(logits_processor):
             self.log_probs.append(density)  # nothing but the temperature lies between policy and decoder
         else:
             tempered = logits / (generation_config.temperature if generation_config.do_sample else 1.0)
@@ -265,6 +265,11 @@ def mask_is_not_forgotten(model: nn.Module) -> Iterator[None]:
 
 def _say_nothing(*arguments: Any) -> None:
     pass
+
+
+def only_tempered(processors: Iterable[Any]) -> bool:
+    """Whether no more than a temperature lies between the policy and what is drawn."""
+    return all(isinstance(processor, TemperatureLogitsWarper) for processor in processors)
 
 
 def draw(probabilities: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Tensor:
