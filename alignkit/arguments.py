@@ -2,19 +2,23 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from alignkit.settings import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser`, for a command and its subcommands, with two differences.
+    """An `ArgumentParser`, for a command and its subcommands, with three differences.
 
-    An option that a subcommand does not know ends with the nearest one that it knows, below the usage of that
-    subcommand; argparse itself tells the usage of the whole command, and nothing of what may have been meant. Words
-    with a `=` behind an option belong to the positional `overrides`, where the command has such; argparse takes a list
-    of words in one piece only.
+    An option that a subcommand does not know ends with the nearest one that it knows; argparse itself tells nothing of
+    what may have been meant. Words with a `=` behind an option belong to the positional `overrides`, where the command
+    has such; argparse takes a list of words in one piece only. A mistake is told in one line; argparse puts the usage
+    in front, a page of it where there are many options.
     """
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None

@@ -12,7 +12,7 @@ from alignkit.held_out import generate_rows
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.reward import call_reward, check_columns, in_evaluation, scalar_score, unique_names
 from alignkit.run.environment import quiet_hosts
-from alignkit.run.generate import context_of_run, sampling_settings
+from alignkit.run.generate import context_of_run, longest_completion, sampling_settings
 from alignkit.run.ingredients import build_named_rewards
 from alignkit.text import completion_text
 
@@ -30,7 +30,7 @@ def chat(
     rewards: Sequence[str] = (),
     user_rewards: Sequence[str] = (),
     turns: int | None = None,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     temperature: float = 1.0,
     seed: int | None = None,
     allow_code: bool = True,
@@ -47,7 +47,7 @@ def chat(
             read the prompt that the model had, and the answer.
         user_rewards: whose score is shown with each line that you write, which they read alone.
         turns: give the model the last so many turns, also where its run had another number, or it has no run.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer; None takes what the run that trained the model had, or 64.
         temperature: 0 takes the likeliest token.
         seed: of the first answer; the next ones count on from it. None: another conversation every time.
         allow_code: whether rewards may be named as `file.py:Object`, or trust code that a checkpoint brings along.
@@ -64,7 +64,8 @@ def chat(
     tokenizer = load_tokenizer(model)
     context = _context(model, tokenizer.chat_template is not None, turns)
     network = load_causal_or_seq2seq(model).to("cuda" if torch.cuda.is_available() else "cpu")
-    settings = sampling_settings(network, tokenizer, max_new_tokens, temperature)
+    longest = max_new_tokens if max_new_tokens is not None else longest_completion(model)
+    settings = sampling_settings(network, tokenizer, longest, temperature)
     said: list[str] = []
     turn = int(torch.seed() % 2**31) if seed is None else seed
     asked = sys.stdin.isatty()

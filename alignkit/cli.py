@@ -145,6 +145,9 @@ _SEARCH_OPTIONS = (
 )
 
 
+_LONGEST = "most tokens of a completion (default: those of the run that trained the model, else 64)"
+
+
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     generate = commands.add_parser("generate", help="complete prompts, and score the completions")
     generate.add_argument("model", help="a model's folder or name, or a run's folder")
@@ -157,20 +160,19 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="sample (default); best_of_n: the sample that rewards like most; resample: one drawn by its reward; mcts: "
         "tree search; das: beam search",
     )
-    generate.add_argument(
-        "--n", type=int, metavar="N", help="samples that best_of_n and resample choose from (default: 8)"
-    )
+    own = generate.add_argument_group("settings of the decoders")
+    own.add_argument("--n", type=int, metavar="N", help="best_of_n, resample: samples to choose from (default: 8)")
     for flag, kind, purpose in _SEARCH_OPTIONS:
-        generate.add_argument(flag, type=kind, help=purpose)
-    generate.add_argument("--sample", action="store_true", help="das: draw tokens instead of following beams")
+        own.add_argument(flag, type=kind, metavar="NAME" if kind is str else "N", help=purpose)
+    own.add_argument("--sample", action="store_true", help="das: draw tokens instead of following beams")
     _add_reward(generate, "score with it")
     generate.add_argument("--count", type=int, default=1, metavar="N", help="completions a prompt (default: 1)")
-    generate.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    generate.add_argument("--max-new-tokens", type=int, metavar="N", help=_LONGEST)
     generate.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
-    generate.add_argument("--top-p", type=float, default=1.0)
+    generate.add_argument("--top-p", type=float, default=1.0, help="1 takes all tokens (default)")
     generate.add_argument("--top-k", type=int, default=0, help="0 takes all tokens (default)")
-    generate.add_argument("--batch-size", type=int, default=16)
-    generate.add_argument("--seed", type=int, default=42)
+    generate.add_argument("--batch-size", type=int, default=16, help="prompts completed at a time (default: 16)")
+    generate.add_argument("--seed", type=int, default=42, help="of what is drawn (default: 42)")
     generate.add_argument("--output", type=Path, help="write one JSON object a line instead of printing")
     generate.set_defaults(handler=_generate)
 
@@ -191,7 +193,7 @@ def _add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--user-reward", action="append", default=[], metavar="REWARD", help="the same for each line that you write"
     )
     chat.add_argument("--turns", type=int, metavar="N", help="it reads the last N turns (default: as its run did)")
-    chat.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    chat.add_argument("--max-new-tokens", type=int, metavar="N", help=_LONGEST)
     chat.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
     chat.add_argument("--seed", type=int, default=None)
     chat.set_defaults(handler=_chat)

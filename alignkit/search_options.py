@@ -41,7 +41,8 @@ def check_decoder(args: argparse.Namespace) -> None:
     if args.decoder in OF_SAMPLES and args.temperature == 0:
         raise AlignkitError(f"--decoder {args.decoder} samples, and --temperature 0 does not; take one above 0")
     least = {"count": 1, "max_new_tokens": 1, "batch_size": 1, "temperature": 0}
-    if low := [name for name, smallest in least.items() if getattr(args, name) < smallest]:
+    asked = {name: getattr(args, name) for name in least if getattr(args, name) is not None}
+    if low := [name for name, value in asked.items() if value < least[name]]:
         said = (f"--{n.replace('_', '-')} is at least {least[n]}, got {getattr(args, n):g}" for n in low)
         raise AlignkitError("; ".join(said))
     if args.decoder == "sample" and args.temperature == 0 and args.count > 1:

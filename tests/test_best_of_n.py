@@ -61,7 +61,10 @@ def test_the_chosen_one_is_the_argmax_of_candidates_drawn_apart(make, settings):
     texts = decode_completions(tokenizer, drawn.ids(), False, behind(model, prompts))
     scores = torch.tensor(letters(prompts, texts)).view(-1, N)
     assert (scores.max(1).values > scores.float().mean(1)).all(), "nothing to choose from"
-    assert out.completions == [texts[first : first + N] for first in range(0, len(texts), N)]
+    assert out.candidate_completions == [texts[first : first + N] for first in range(0, len(texts), N)]
+    for field in ("completions", "completion_ids"):
+        groups = zip(out[f"candidate_{field}"], out.chosen.tolist(), strict=True)
+        assert out[field] == [group[place] for group, place in groups]
     assert torch.equal(out.candidate_rewards, scores.float())
     for row in range(len(PROMPTS)):
         best = scores[row].tolist().index(scores[row].max())
@@ -134,14 +137,14 @@ def test_a_prompt_fares_alone_as_it_does_beside_others(make):
     together = chosen(make(), letters, more={"uniform": uniform})
     for row, prompt in enumerate(PROMPTS):
         alone = chosen(make(), letters, prompts=[prompt], more={"uniform": uniform[row * N : (row + 1) * N]})
-        assert alone.completions[0] == together.completions[row]
+        assert alone.candidate_completions[0] == together.candidate_completions[row]
         assert alone.chosen[0] == together.chosen[row]
 
 
 def test_several_choices_of_a_prompt_are_made_apart():
     out = chosen(tiny_causal_lm(), letters, num_return_sequences=3)
     assert out.candidates.shape[:2] == (3 * len(PROMPTS), N)
-    assert len({tuple(text) for text in out.completions[:3]}) == 3
+    assert len({tuple(text) for text in out.candidate_completions[:3]}) == 3
     assert (out.sequences[:3, : asked(tiny_causal_lm())["input_ids"].shape[1]] == out.sequences[0, :6]).all()
 
 

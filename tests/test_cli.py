@@ -38,9 +38,9 @@ def test_every_command_explains_itself(capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["evaluate", "RUN", "--ouput=f"], ["usage: alignkit evaluate", "option --ouput; did you mean '--output'?"]),
+        (["evaluate", "RUN", "--ouput=f"], ["alignkit evaluate: unknown", "--ouput; did you mean '--output'?"]),
         (["train", "a.yaml", "--resume", "a=3", "--overwite"], ["alignkit train", "did you mean '--overwrite'?"]),
-        (["rewards", "list", "--zzz"], ["usage: alignkit rewards list", "known: --help, --json, --load"]),
+        (["rewards", "list", "--zzz"], ["see alignkit rewards list --help", "known: --help, --json, --load"]),
     ],
 )
 def test_a_misspelt_option_is_answered_with_the_nearest(words, told, capsys):
@@ -94,7 +94,7 @@ def test_generate_completes_scores_and_repeats_itself(model, tmp_path, capsys):
 def test_only_the_recipe_is_required(capsys):
     with pytest.raises(SystemExit):
         main(["train"])
-    assert capsys.readouterr().err.endswith("arguments are required: recipe\n")
+    assert capsys.readouterr().err.endswith("arguments are required: recipe; see alignkit train --help\n")
 
 
 def test_temperature_zero_takes_the_likeliest_token(model, tmp_path):

@@ -130,7 +130,8 @@ def seen_by(use, model) -> list[str]:
     out = model.generate(
         input_ids=ids, attention_mask=mask, generation_config=config, custom_generate=decoder, prompts=["once"] * 24
     )
-    texts = [text for group in out.completions for text in group] if use == "best_of_n" else out.completions
+    groups = out.candidate_completions if use == "best_of_n" else [out.completions]
+    texts = [text for group in groups for text in group]
     return [*read, *(text for text in texts if text.strip() and text[:1] not in "s\n")]
 
 

@@ -94,7 +94,7 @@ def test_in_best_of_n(reward, conversational):
         input_ids=ids, attention_mask=mask, generation_config=config, custom_generate=best, prompts=turns
     )
     expected = torch.stack(
-        [foreseen(reward, [turn] * 6, told) for turn, told in zip(turns, out.completions, strict=True)]
+        [foreseen(reward, [turn] * 6, told) for turn, told in zip(turns, out.candidate_completions, strict=True)]
     )
     torch.testing.assert_close(out.candidate_rewards, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
     assert out.chosen.tolist() == expected.nan_to_num(-1).argmax(1).tolist()

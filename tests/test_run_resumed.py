@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import yaml
 from test_run import lines_of, tiny_recipe
 
 from alignkit.cli import main
@@ -90,6 +91,8 @@ def test_what_else_changed_is_told(whole, tiny_quickstart, tmp_path, capsys):
     run_recipe(recipe, resume=True)
     said = capsys.readouterr().out
     assert "changed since the run was begun: training.max_steps (8 before, 9 now), training.logging_steps (2 " in said
+    begun = yaml.safe_load((broken / "recipe_begun.yaml").read_text())  # nothing is lost by options that were forgotten
+    assert begun["training"]["max_steps"] == 8 and str(broken / "recipe_begun.yaml") in said
     assert "evaluation.seed (None before, 5 now)" in said
     assert lines_of(broken / "metrics.jsonl")[-1]["step"] == 9
 

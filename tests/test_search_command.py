@@ -110,8 +110,8 @@ def test_a_reward_by_itself_is_asked_whether_it_reads_tokens(folders, here, caps
         (["--decoder", "das", "--reward", "mine.py:long"], "set reward_as='exponential'"),
         (["--decoder", "mtcs", "--reward", REWARD], "did you mean 'mcts'?"),
         (["--decoder", "das", "--reward", REWARD, "--n", "4"], "--n 4 is for --decoder best_of_n"),
-        (["--decoder", "mcts", "--reward", REWARD, "--max-new-tokens", "9999"], "positions; lower max_new_tokens to"),
-        (["--max-new-tokens", "9999"], "positions; lower max_new_tokens to"),
+        (["--decoder", "mcts", "--reward", REWARD, "--max-new-tokens", "9999"], "(--max-new-tokens) to 127 or less"),
+        (["--max-new-tokens", "9999"], "positions; lower max_new_tokens (--max-new-tokens) to"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from alignkit.decoding.log_scores import say_nothing_counts
 from alignkit.decoding.policy_tree import PolicyTree, Search
 from alignkit.decoding.prefix_scores import prefix_scorer
 from alignkit.decoding.sampling import draw
@@ -155,6 +156,7 @@ class BeamReading:
         found.log_d[at, place] = self._log_d(self.scorer.extend(parents, found.tokens[at, place].tolist()))
         found.nodes[at, place] = np.arange(self.scored, self.scored + len(at))
         self.scored += len(at)
+        self._say_where_nothing_counts(growing, found.log_d)
         return found
 
     def _log_d(self, scores: list[float]) -> np.ndarray:
@@ -165,11 +167,18 @@ class BeamReading:
             if outside.any():
                 raise RewardValueError(
                     f"reward '{reward_name(self.settings.reward)}' gave {values[outside][0]:g}, and DAS reads it as a "
-                    "probability between 0 and 1; set reward_as='exponential' for a reward of another range"
+                    "probability between 0 and 1; set reward_as='exponential' (--reward-as exponential) for a "
+                    "reward of another range"
                 )
             with np.errstate(divide="ignore"):
                 values = np.log(values)
         return np.where(unknown, -np.inf, values)
+
+    def _say_where_nothing_counts(self, growing: list[GrowingText], log_d: np.ndarray) -> None:
+        """A beginning of weight 0 may have likelier ones beside it; none of all a prompt's beginnings has any."""
+        known = {text.row for text, row in zip(growing, log_d, strict=True) if np.isfinite(row).any()}
+        asked = {text.row for text in growing}
+        say_nothing_counts("das", self.settings.reward, len(asked - known), asked)
 
     def _shares(self, log_p: np.ndarray, log_d: np.ndarray) -> np.ndarray:
         """p * D^alpha, renormalised; p alone where the reward leaves nothing."""

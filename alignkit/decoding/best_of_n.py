@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.utils import ModelOutput
 
 from alignkit.compose import as_reward
+from alignkit.decoding.log_scores import say_nothing_counts
 from alignkit.decoding.policy_tree import BY_SCORES
 from alignkit.decoding.prompts import behind, decode_completions, texts_of_rows
 from alignkit.decoding.sampling import SamplingLoop, mask_is_not_forgotten, only_tempered, weights_are_shared
@@ -33,8 +34,9 @@ class BestOfNOutput(ModelOutput):
         candidate_rewards: (B, n) their rewards; NaN where the reward had no opinion.
         candidate_log_weights: (B, n) logarithms of the weights that one was drawn by; None where none is drawn, or
             where more than a temperature lies between the policy and the candidates (top-k, top-p, a penalty).
-        completions: B lists of n completions, in the form in which the reward read them.
+        completions: B completions, the chosen ones, in the form in which the reward read them.
         completion_ids: their token ids, end-of-sequence token included and padding left out.
+        candidate_completions, candidate_completion_ids: the same of all candidates, B lists of n.
     """
 
     sequences: torch.Tensor | None = None
@@ -43,8 +45,10 @@ class BestOfNOutput(ModelOutput):
     candidates: torch.Tensor | None = None
     candidate_rewards: torch.Tensor | None = None
     candidate_log_weights: torch.Tensor | None = None
-    completions: list[list[Text]] | None = None
-    completion_ids: list[list[list[int]]] | None = None
+    completions: list[Text] | None = None
+    completion_ids: list[list[int]] | None = None
+    candidate_completions: list[list[Text]] | None = None
+    candidate_completion_ids: list[list[list[int]]] | None = None
 
 
 class BestOfN:
@@ -143,6 +147,7 @@ class BestOfN:
         if not generation_config.return_dict_in_generate:
             return best
         rewards = torch.tensor([[float("nan") if score is None else score for score in group] for group in groups])
+        taken = (torch.arange(len(groups)) * self.n + chosen.cpu()).tolist()
         return BestOfNOutput(
             sequences=best,
             rewards=rewards.gather(1, chosen.cpu()[:, None]).squeeze(1),
@@ -150,8 +155,10 @@ class BestOfN:
             candidates=sequences.view(len(groups), self.n, -1),
             candidate_rewards=rewards,
             candidate_log_weights=log_weights if only_tempered(logits_processor) else None,
-            completions=self._grouped(completions),
-            completion_ids=self._grouped(rows),
+            completions=[completions[row] for row in taken],
+            completion_ids=[rows[row] for row in taken],
+            candidate_completions=self._grouped(completions),
+            candidate_completion_ids=self._grouped(rows),
         )
 
     def _choose(
@@ -171,7 +178,9 @@ class BestOfN:
             columns: B * n values each.
             uniform: (B,) numbers in [0, 1) for a choice that is drawn.
         """
-        return torch.tensor([_best(group) for group in self._grouped(scores)]), None
+        groups = self._grouped(scores)
+        say_nothing_counts("best of n", self.reward, sum(all(one is None for one in group) for group in groups), groups)
+        return torch.tensor([_best(group) for group in groups]), None
 
     def _grouped(self, values: list[Any]) -> list[list[Any]]:
         return [values[first : first + self.n] for first in range(0, len(values), self.n)]

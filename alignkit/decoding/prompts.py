@@ -35,9 +35,11 @@ def encode_prompts(
         encoded = processing_class(text=prompts)["input_ids"]
     for index, ids in enumerate(encoded):
         if not len(ids):
+            first = processing_class.bos_token or processing_class.eos_token
             raise DataError(
                 f"prompt {index} of the batch has no tokens ({prompts[index]!r}); a prompt needs at least one: "
-                "filter empty prompts, or put a beginning-of-sequence token there"
+                "filter empty prompts, or begin texts from nothing with a token that no text contains"
+                + (f", such as {first!r}" if first else "")
             )
     return [list(ids) for ids in encoded]
 
@@ -203,11 +205,18 @@ def check_room(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> N
     Raises:
         ConfigError: they are more than the model has positions for.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions and prompt_tokens + new_tokens > positions:
-        left = max(positions - prompt_tokens, 0)
+    left = room_behind(model, prompt_tokens)
+    if left is not None and new_tokens > left:
         raise ConfigError(
             f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones make {prompt_tokens + new_tokens}, and "
-            f"{type(model).__name__} has {positions} positions; lower max_new_tokens to {left} or less, or shorten the "
-            "prompts"
+            f"{type(model).__name__} has {prompt_tokens + left} positions; "
+            + (f"lower max_new_tokens (--max-new-tokens) to {left} or less, or " if left > 0 else "")
+            + "shorten the prompts"
         )
+
+
+def room_behind(model: PreTrainedModel, prompt_tokens: int) -> int | None:
+    """How many tokens of a completion a model has positions for behind so many of a prompt, below 0 if it has none even
+    for these; None where positions have no end."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions - prompt_tokens if positions else None

@@ -46,14 +46,6 @@ def found_by(
         )
 
 
-def chosen_ids(output: Any) -> list[list[int]]:
-    """The token ids of each completion in a search's output, its end included; of `BestOfN` those of the chosen one."""
-    chosen = getattr(output, "chosen", None)
-    if chosen is None:
-        return output.completion_ids
-    return [row[place] for row, place in zip(output.completion_ids, chosen.tolist(), strict=True)]
-
-
 class SearchDecoder:
     """A `Decoder` that takes its completions from what chooses by a reward.
 
@@ -109,7 +101,7 @@ class SearchDecoder:
             model.train(was_training)
         begun = 1 if model.config.is_encoder_decoder else prompt_ids.shape[1]
         ids = out.sequences[:, begun:]
-        lengths = torch.tensor([len(row) for row in chosen_ids(out)], device=ids.device)
+        lengths = torch.tensor([len(row) for row in out.completion_ids], device=ids.device)
         mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
         return self._filled(Completions(prompt_ids, prompt_mask, ids, mask), out)
 

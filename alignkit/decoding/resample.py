@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignkit.decoding.best_of_n import BestOfN
-from alignkit.decoding.log_scores import ScoredTexts, log_probabilities
+from alignkit.decoding.log_scores import ScoredTexts, log_probabilities, say_nothing_counts
 from alignkit.decoding.policy_tree import check_number
 from alignkit.errors import ConfigError, DataError
 from alignkit.reward import call_reward, in_evaluation, reward_name, scalar_score
@@ -69,7 +69,7 @@ class Resample(BestOfN):
 
     def log_density_ratios(
         self,
-        candidate_log_weights: torch.Tensor,
+        candidate_log_weights: torch.Tensor | None,
         prompts: list[Text],
         completions: list[Text],
         completion_ids: list[list[int]],
@@ -85,9 +85,15 @@ class Resample(BestOfN):
             columns: further columns for the reward, B values each.
 
         Raises:
+            ConfigError: the candidates have no weights, for they are not the policy's at a temperature alone.
             DataError: another number of texts than of sets of candidates.
             RewardError: see `log_probabilities`.
         """
+        if candidate_log_weights is None:
+            raise ConfigError(
+                "candidate_log_weights is None: more than a temperature lay between the policy and the candidates "
+                "(top-k, top-p or a penalty; transformers' default is top_k=50); pass top_k=0 to generate"
+            )
         if len(completions) != len(candidate_log_weights):
             raise DataError(
                 f"each text needs candidates of its own prompt; got {len(completions)} texts and "
@@ -109,7 +115,9 @@ class Resample(BestOfN):
         """Draw by the weights; see `BestOfN._choose`."""
         drawn_by = self._log_weights(scores, prompts, completions, columns).view(-1, self.n)
         logs = drawn_by.clone()
-        logs[~logs.isfinite().any(1), 0] = 0.0  # nothing to choose by: the first
+        nothing = ~logs.isfinite().any(1)
+        say_nothing_counts("resample", self.reward, int(nothing.sum()), logs)
+        logs[nothing, 0] = 0.0  # nothing to choose by: the first
         luck = torch.rand(len(logs), dtype=torch.float64) if uniform is None else uniform.double().cpu()
         cumulative = logs.softmax(1).cumsum(1)
         cumulative /= cumulative[:, -1:].clone()

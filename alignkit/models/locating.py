@@ -94,7 +94,8 @@ def explained(name: str | os.PathLike, folder: str, part: str) -> Iterator[None]
                 f"the {part} in {folder!r} cannot be loaded: {_first_line(error).rstrip('.')}. "
                 "Check that its files are complete and that this version of transformers knows the model type"
             ) from error
-        raise ModelError(f"there is no {part} {folder!r}: {_where_looked(folder)}") from error
+        sought = "model or run to take the tokenizer of:" if part == "tokenizer" else part
+        raise ModelError(f"there is no {sought} {folder!r}: {_where_looked(folder)}") from error
 
 
 def _where_looked(name: str) -> str:

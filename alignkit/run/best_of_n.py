@@ -7,7 +7,6 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from alignkit.decoding.best_of_n import BestOfN
-from alignkit.decoding.proposal import chosen_ids
 from alignkit.held_out import Row
 from alignkit.run.beside import Chosen, generated, rows_beside
 from alignkit.text import Text
@@ -43,12 +42,11 @@ def best_of_n_rows(
 
     def choose(prompts: list[Text], columns: dict[str, list[Any]]) -> Chosen:
         made = generated(model, processing_class, prompts, columns, generation_config, decoder)
-        at = made.chosen.tolist()
         return Chosen(
-            [row[place] for row, place in zip(made.completions, at, strict=True)],
-            chosen_ids(made),
-            [row[0] for row in made.completions],
-            [row[0] for row in made.completion_ids],
+            made.completions,
+            made.completion_ids,
+            [row[0] for row in made.candidate_completions],
+            [row[0] for row in made.candidate_completion_ids],
         )
 
     return rows_beside(

@@ -37,12 +37,15 @@ from alignkit.trainers.checkpoint_files import choose_checkpoint, newest_last, s
 from alignkit.trainers.ended_rewards import discard_ended, move_ended
 from alignkit.whole_files import UNFINISHED, check_writable, discard, finish_replacing, put_in_place, write_text
 
+# the recipe that a run was begun with, kept where it was resumed with another
+BEGUN_WITH = "recipe_begun.yaml"
 RUN_FILES = (
     "metrics.jsonl",
     "samples.jsonl",
     "results.json",
     "environment.json",
     "recipe.yaml",
+    BEGUN_WITH,
     "health.json",
     "report.html",
     "health_dump.json",
@@ -167,7 +170,10 @@ class RunFolder:
             )
         if settings and self.main:
             told = ", ".join(f"{key} ({old} before, {new} now)" for key, (old, new) in settings.items())
-            print(f"changed since the run was begun: {told}")
+            kept_file = self.path / BEGUN_WITH
+            if not kept_file.is_file():
+                shutil.copyfile(file, kept_file)
+            print(f"changed since the run was begun: {told}. It was begun with {kept_file}")
         limit, done = now["training"].get("max_steps") or 0, step_of(self.checkpoint)
         if 0 < limit < done:
             raise AlignkitError(

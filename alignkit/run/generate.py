@@ -15,7 +15,7 @@ from alignkit.compose import WeightedSum
 from alignkit.console import goes_to_a_terminal, standard_output
 from alignkit.data.dialogue import TURN_END, Context, context_of
 from alignkit.decoding.generation import generation_config_for
-from alignkit.decoding.prompts import check_room, encode_prompts
+from alignkit.decoding.prompts import check_room, encode_prompts, room_behind
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError, DataError
 from alignkit.held_out import generate_rows
@@ -69,11 +69,14 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     tokenizer = load_tokenizer(args.model)
     _say_how_turns_end(args.model, examples)
     model = load_causal_or_seq2seq(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    config = sampling_settings(
-        model, tokenizer, args.max_new_tokens, args.temperature, top_p=args.top_p, top_k=args.top_k
-    )
     longest = max(map(len, encode_prompts(tokenizer, [example["prompt"] for example in examples])))
-    check_room(model, 1 if model.config.is_encoder_decoder else longest, args.max_new_tokens)
+    begun = 1 if model.config.is_encoder_decoder else longest
+    tokens = args.max_new_tokens
+    if tokens is None:
+        tokens, room = longest_completion(args.model), room_behind(model, begun)
+        tokens = tokens if room is None else max(min(tokens, room), 1)
+    check_room(model, begun, tokens)
+    config = sampling_settings(model, tokenizer, tokens, args.temperature, top_p=args.top_p, top_k=args.top_k)
     wanted = [example for example in examples for _ in range(args.count)]
     how = {"generation_config": config, "reward_funcs": rewards, "batch_size": args.batch_size, "seed": args.seed}
     if args.decoder != "sample":
@@ -134,10 +137,23 @@ def _written(row: dict[str, Any]) -> dict[str, Any]:
 
 def context_of_run(model: str) -> Context | None:
     """How the run that trained a model formed its dialogues; None for other data, or a model of no run."""
+    data = _recipe_of_run(model).get("data")
+    return context_of(**{key: value for key, value in data.items() if key != "ptx"}) if data else None
+
+
+def longest_completion(model: str) -> int:
+    """In tokens, where nobody says otherwise: as the run that trained the model had it, or 64."""
+    recipe = _recipe_of_run(model)
+    evaluation = recipe.get("evaluation")
+    told = evaluation.get("max_new_tokens") if isinstance(evaluation, dict) else None
+    return int((recipe.get("training") or {}).get("max_completion_length") or told or 64)
+
+
+def _recipe_of_run(model: str) -> dict[str, Any]:
+    """The recipe of the run that trained a model, nothing for a model of no run."""
     folder = Path(resolve_model(model))
     run = next((place for place in (folder, folder.parent) if is_run(place)), None)
-    data = read_recipe(run / RUN_RECIPE).get("data") if run is not None else None
-    return context_of(**{key: value for key, value in data.items() if key != "ptx"}) if data else None
+    return read_recipe(run / RUN_RECIPE) if run is not None else {}
 
 
 def _say_how_turns_end(model: str, examples: list[dict[str, Any]]) -> None:
