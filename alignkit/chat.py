@@ -1,5 +1,6 @@
 """Talk with a model in the terminal, and see what rewards think of its answers and of what you say."""
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import torch
 
 from alignkit.data.dialogue import Context
+from alignkit.decoding.prompts import encode_prompts, room_behind
 from alignkit.errors import AlignkitError
 from alignkit.held_out import generate_rows
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
 from alignkit.reward import call_reward, check_columns, in_evaluation, scalar_score, unique_names
 from alignkit.run.environment import quiet_hosts
-from alignkit.run.generate import context_of_run, longest_completion, sampling_settings
+from alignkit.run.generate import sampling_settings
 from alignkit.run.ingredients import build_named_rewards
+from alignkit.run.trained_model import context_of_run, longest_completion, recipe_of_run
 from alignkit.text import completion_text
 
 _BAR = 10  # characters
@@ -47,7 +50,8 @@ def chat(
             read the prompt that the model had, and the answer.
         user_rewards: whose score is shown with each line that you write, which they read alone.
         turns: give the model the last so many turns, also where its run had another number, or it has no run.
-        max_new_tokens: longest answer; None takes what the run that trained the model had, or 64.
+        max_new_tokens: longest answer, cut to what the model has room for behind the conversation; None takes what the
+            run that trained the model had, or 64.
         temperature: 0 takes the likeliest token.
         seed: of the first answer; the next ones count on from it. None: another conversation every time.
         allow_code: whether rewards may be named as `file.py:Object`, or trust code that a checkpoint brings along.
@@ -64,8 +68,7 @@ def chat(
     tokenizer = load_tokenizer(model)
     context = _context(model, tokenizer.chat_template is not None, turns)
     network = load_causal_or_seq2seq(model).to("cuda" if torch.cuda.is_available() else "cpu")
-    longest = max_new_tokens if max_new_tokens is not None else longest_completion(model)
-    settings = sampling_settings(network, tokenizer, longest, temperature)
+    longest = longest_completion(recipe_of_run(model)) if max_new_tokens is None else max_new_tokens
     said: list[str] = []
     turn = int(torch.seed() % 2**31) if seed is None else seed
     asked = sys.stdin.isatty()
@@ -88,11 +91,16 @@ def chat(
             continue
         _show("you: ", listening, _scores_of_line(listening, line))
         prompt: Any = line if context is None else context.prompt([*said, line])
+        tokens = int(min(longest, _room(network, tokenizer, prompt)))
+        if tokens < 1:
+            print(f"{model} has no room for an answer behind all this. /new begins another conversation, --turns N")
+            print("lets it read the last N turns only")
+            continue
         (row,) = generate_rows(
             network,
             tokenizer,
             [{"prompt": prompt}],
-            generation_config=settings,
+            generation_config=sampling_settings(network, tokenizer, tokens, temperature),
             reward_funcs=scoring,
             with_kl=False,
             seed=turn,
@@ -111,6 +119,13 @@ def _context(model: str, templated: bool, turns: int | None) -> Context | None:
     if turns is not None:
         return Context(turns, style)
     return trained or (Context(None, style) if templated else None)
+
+
+def _room(network: Any, tokenizer: Any, prompt: Any) -> float:
+    """How many tokens the model can write behind a prompt."""
+    (ids,) = encode_prompts(tokenizer, [prompt])
+    room = room_behind(network, 1 if network.config.is_encoder_decoder else len(ids))
+    return math.inf if room is None else room
 
 
 def _kept(answer: str, context: Context | None) -> list[str]:

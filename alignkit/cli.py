@@ -145,7 +145,7 @@ _SEARCH_OPTIONS = (
 )
 
 
-_LONGEST = "most tokens of a completion (default: those of the run that trained the model, else 64)"
+_LONGEST = "most tokens of a completion (default: as in the run that trained the model, else 64, or what fits)"
 
 
 def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -163,7 +163,7 @@ def _add_generate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     own = generate.add_argument_group("settings of the decoders")
     own.add_argument("--n", type=int, metavar="N", help="best_of_n, resample: samples to choose from (default: 8)")
     for flag, kind, purpose in _SEARCH_OPTIONS:
-        own.add_argument(flag, type=kind, metavar="NAME" if kind is str else "N", help=purpose)
+        own.add_argument(flag, type=kind, metavar={str: "NAME", int: "N", float: "X"}[kind], help=purpose)
     own.add_argument("--sample", action="store_true", help="das: draw tokens instead of following beams")
     _add_reward(generate, "score with it")
     generate.add_argument("--count", type=int, default=1, metavar="N", help="completions a prompt (default: 1)")

@@ -66,7 +66,7 @@ def generate_rows(
         temperature 1; or None), `reference_nll_sampled` (the same at the temperature that completions are sampled
         with, before top-p and its like; None where they are not sampled), `reference_tokens`, and where the decoder
         resamples from no more than a temperature, `reference_nll_resampled` (the same under what it writes, see
-        `log_density_ratio`; infinite where it never writes that).
+        `log_density_ratio`; infinite where that has no weight beside candidates that have some).
 
     Raises:
         RewardError: a reward that cannot be asked about a completion, or about a reference with `score_references`.

@@ -42,13 +42,15 @@ Every figure here is computed from what runs left in `docs/results/`: `results.j
 judged afterwards. Cells are mean ± standard deviation over seeds; *before* is the same model, on the same held-out
 prompts, before training. The commands below a study are those that gave its figures, with the folders of then.
 
-What the words stand for ([in full](metrics.md)): *BLEU-4*, how many runs of one to four words a text shares with people's,
-with its reference or, for texts from nothing, with any held-out text; *self-BLEU*, the same with the system's other texts,
-so that low is varied; *ROUGE-1*, *ROUGE-L*, words and longest common sequence shared with the reference; *distinct-2*, share
-of different pairs of words; *perplexity*, of people's held-out texts under the system, lower is better. A system trades
+What the words stand for ([in full](metrics.md)): *BLEU-4*, how many runs of one to four words a text shares with
+people's, with its reference or, for texts from nothing, with any held-out text; *self-BLEU*, the same with the
+system's other texts, so that low is varied; *ROUGE-1*, *ROUGE-L*, words and longest common subsequence shared with
+the reference; *distinct-2*, share of different pairs of words; *perplexity*, of people's held-out texts under the
+system, lower is better (with sentiment: of the system's texts under the model before training). A system trades
 quality for variety by its sampling temperature alone, so some tables hold systems against each other *at equal
-self-BLEU*, read off their curves over temperatures. In brackets behind GCN stands where the texts come from that it is
-trained on: the policy, a *mixture* of the policy and its likeliest tokens, or a tree search (MCTS).
+self-BLEU*, read off their curves over temperatures. In brackets behind GCN stands where the texts come from that it
+is trained on: the policy, a *mixture* of the policy and its likeliest tokens, or a tree search (MCTS); *odds*:
+weighted by D / (1 - D) in place of D.
 """
 
 

@@ -64,6 +64,7 @@ def test_fewer_steps_than_are_done_are_refused(whole, tiny_quickstart, tmp_path)
     broken = unfinished(whole, tmp_path)
     with pytest.raises(AlignkitError, match=r"has 8 steps behind it already \(checkpoint-8\), more than .*max_steps=4"):
         run_recipe(tiny_recipe("ppo", tiny_quickstart, broken, *SAVING, "training.max_steps=4"), resume=True)
+    assert not (broken / "recipe_begun.yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,13 @@ def test_what_else_changed_is_told(whole, tiny_quickstart, tmp_path, capsys):
     assert begun["training"]["max_steps"] == 8 and str(broken / "recipe_begun.yaml") in said
     assert "evaluation.seed (None before, 5 now)" in said
     assert lines_of(broken / "metrics.jsonl")[-1]["step"] == 9
+    (broken / "results.json").unlink()  # as if it had been killed once more
+    run_recipe(
+        tiny_recipe("ppo", tiny_quickstart, broken, *SAVING, "training.num_iterations=4", "training.max_steps=10"),
+        resume=True,
+    )
+    assert "training.max_steps (8 before, 10 now)" in capsys.readouterr().out
+    assert yaml.safe_load((broken / "recipe_begun.yaml").read_text()) == begun
 
 
 def test_overrides_may_come_behind_options(whole, tmp_path, capsys):

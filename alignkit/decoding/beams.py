@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from alignkit.decoding.log_scores import say_nothing_counts
 from alignkit.decoding.policy_tree import PolicyTree, Search
 from alignkit.decoding.prefix_scores import prefix_scorer
 from alignkit.decoding.sampling import draw
@@ -86,6 +85,7 @@ class BeamReading:
             search.ends,
         )  # fmt: skip
         self.scored = rows
+        self.weighed: set[int] = set()  # prompts of which the reward gave a beginning any weight
         self.following = self.policy.begin()
 
     def beams(self) -> list[GrowingText]:
@@ -97,7 +97,7 @@ class BeamReading:
             for i, text in enumerate(growing):
                 for j in np.flatnonzero(np.isfinite(found.log_p[i])):
                     made[text.row].append(self._longer(text, int(found.tokens[i, j]), found, i, int(j)))
-            beams = [sorted(group, key=lambda text: -text.score)[: self.settings.beams] for group in made]
+            beams = [sorted(group, key=_rank)[: self.settings.beams] for group in made]
             self._read([text for group in beams for text in group if not text.ended])
         return [group[0] for group in beams]
 
@@ -156,7 +156,7 @@ class BeamReading:
         found.log_d[at, place] = self._log_d(self.scorer.extend(parents, found.tokens[at, place].tolist()))
         found.nodes[at, place] = np.arange(self.scored, self.scored + len(at))
         self.scored += len(at)
-        self._say_where_nothing_counts(growing, found.log_d)
+        self.weighed.update(growing[i].row for i in np.flatnonzero(np.isfinite(found.log_d).any(1)))
         return found
 
     def _log_d(self, scores: list[float]) -> np.ndarray:
@@ -173,12 +173,6 @@ class BeamReading:
             with np.errstate(divide="ignore"):
                 values = np.log(values)
         return np.where(unknown, -np.inf, values)
-
-    def _say_where_nothing_counts(self, growing: list[GrowingText], log_d: np.ndarray) -> None:
-        """A beginning of weight 0 may have likelier ones beside it; none of all a prompt's beginnings has any."""
-        known = {text.row for text, row in zip(growing, log_d, strict=True) if np.isfinite(row).any()}
-        asked = {text.row for text in growing}
-        say_nothing_counts("das", self.settings.reward, len(asked - known), asked)
 
     def _shares(self, log_p: np.ndarray, log_d: np.ndarray) -> np.ndarray:
         """p * D^alpha, renormalised; p alone where the reward leaves nothing."""
@@ -223,3 +217,8 @@ class BeamReading:
         self.following = self.policy.extend([text.policy for text in growing], [text.ids[-1] for text in growing])
         for number, text in enumerate(growing):
             text.policy = begun + number
+
+
+def _rank(text: GrowingText) -> tuple[float, float]:
+    """Smaller is better: by the score, and by the policy where the reward gave no weight."""
+    return -text.score, 0.0 if np.isfinite(text.score) else -text.log_p

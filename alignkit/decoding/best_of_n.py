@@ -4,6 +4,7 @@ No weight changes, so it shows what a reward asks for before anything is trained
 run's gain plain choosing would have given.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,15 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.utils import ModelOutput
 
 from alignkit.compose import as_reward
-from alignkit.decoding.log_scores import say_nothing_counts
 from alignkit.decoding.policy_tree import BY_SCORES
 from alignkit.decoding.prompts import behind, decode_completions, texts_of_rows
 from alignkit.decoding.sampling import SamplingLoop, mask_is_not_forgotten, only_tempered, weights_are_shared
+from alignkit.decoding.warn_once import NoSay
 from alignkit.errors import ConfigError
 from alignkit.reward import call_reward, in_evaluation, scalar_score
 from alignkit.text import Text, is_conversational
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -80,6 +83,7 @@ class BestOfN:
         self.reward = as_reward(reward)
         self.processing_class = processing_class
         self.n = n
+        self.no_say = NoSay(type(self).__name__, logger)
 
     def __call__(
         self,
@@ -179,7 +183,8 @@ class BestOfN:
             uniform: (B,) numbers in [0, 1) for a choice that is drawn.
         """
         groups = self._grouped(scores)
-        say_nothing_counts("best of n", self.reward, sum(all(one is None for one in group) for group in groups), groups)
+        silent = sum(all(score is None for score in group) for group in groups)
+        self.no_say.look(self.reward, silent, len(groups))
         return torch.tensor([_best(group) for group in groups]), None
 
     def _grouped(self, values: list[Any]) -> list[list[Any]]:

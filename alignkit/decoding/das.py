@@ -4,6 +4,7 @@ Source: Scialom, Dray, Lamprier, Piwowarski and Staiano (2020), "Discriminative 
 summarization", equation 3.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,13 @@ from alignkit.decoding.beams import BeamReading
 from alignkit.decoding.policy_tree import check_number, check_whole, search_of
 from alignkit.decoding.prefix_scores import TextScorer
 from alignkit.decoding.prompts import decode_completions
+from alignkit.decoding.warn_once import NoSay
 from alignkit.errors import ConfigError
 from alignkit.reward import in_evaluation
 from alignkit.text import Text, is_conversational
 
 READINGS = ("probability", "exponential")
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,7 +62,8 @@ class DAS:
 
     Args:
         reward: a reward, a name for `load_reward`, or a mapping with `use`. A `PrefixReward` reads each token once; any
-            other is called on the text of the beginnings. Texts on which it has no opinion come after all others.
+            other is called on the text of the beginnings. Texts on which it has no opinion come after all others, the
+            likeliest first.
         processing_class: the tokenizer of the model that generates.
         beams: texts that are followed, of each prompt.
         candidates: tokens of each that the reward is asked about.
@@ -99,6 +103,7 @@ class DAS:
         self.processing_class = processing_class
         self.beams, self.candidates, self.alpha, self.reward_as = beams, candidates, float(alpha), reward_as
         self.samples, self.policy_share = bool(sample), float(policy_share)
+        self.no_say = NoSay(type(self).__name__, logger)
 
     def __call__(
         self,
@@ -141,6 +146,8 @@ class DAS:
         with in_evaluation([self.reward]):
             reading = BeamReading(self, search)
             best = reading.beams() if uniform is None else reading.drawn(uniform.double().cpu().numpy())
+            if self.alpha:
+                self.no_say.look(self.reward, len(best) - len(reading.weighed), len(best))
             ids = [text.ids for text in best]
             sequences = search.padded(ids)
             if not generation_config.return_dict_in_generate:

@@ -12,10 +12,11 @@ from alignkit.decoding.policy_tree import NextTokens, PolicyTree, Search
 from alignkit.decoding.prefix_scores import TextScorer, prefix_scorer
 from alignkit.decoding.sampling import draw
 from alignkit.decoding.search_tree import SearchTree
+from alignkit.decoding.warn_once import Once
 from alignkit.reward import reward_name
 
 logger = logging.getLogger(__name__)
-_said: set[tuple[str, str]] = set()
+_once = Once(logger)
 
 
 def _say_that_values_are_out_of_range(reward: Any, values: np.ndarray) -> None:
@@ -28,16 +29,16 @@ def _say_that_values_are_out_of_range(reward: Any, values: np.ndarray) -> None:
             f"Bend those of its rewards ({parts}) that leave 0 to 1, by {{use: squash, reward: ..., kind: sigmoid}}"
         )
     advice += " or alignkit.compose.Squash(reward, 'sigmoid')"
-    if low < 0 and (name, "low") not in _said:
-        _said.add((name, "low"))
-        logger.warning(
+    if low < 0:
+        _once.warn(
+            (name, "low"),
             "reward %r gave %.4g, and a child that was never visited counts 0: below 0 the search turns away from what "
             "it knows. %s",
             name, low, advice,
         )  # fmt: skip
-    if high > 1 and (name, "high") not in _said:
-        _said.add((name, "high"))
-        logger.warning(
+    if high > 1:
+        _once.warn(
+            (name, "high"),
             "reward %r gave %.4g: above 1 values outweigh the policy's prior, and the first good child is never left. "
             "%s, or raise exploration as far",
             name, high, advice,

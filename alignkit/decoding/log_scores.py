@@ -1,15 +1,13 @@
 """Scores of completions as logarithms of probabilities or odds, exact near 0 and 1 where a reward has `log_scores`."""
 
-import logging
 import math
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from alignkit.errors import RewardError
-from alignkit.reward import reward_name
 from alignkit.settings import describe
 from alignkit.text import Text, excerpt
 
@@ -17,9 +15,6 @@ from alignkit.text import Text, excerpt
 _NEAR_ONE = 1 - 1e-4
 # a network in half precision gives one text two scores so far apart, in other company
 _ROUNDING = 0.01
-
-logger = logging.getLogger(__name__)
-_said: set[tuple[str, str]] = set()
 
 
 class Scored(Protocol):
@@ -45,25 +40,6 @@ class ScoredTexts:
     completions: list[Text]
     columns: dict[str, list[Any]]
     rewards: torch.Tensor
-
-
-def say_nothing_counts(decoder: str, reward: Any, count: int, among: Sized) -> None:
-    """Warn, once for each decoder and reward, that a choice was left to the policy.
-
-    Args:
-        decoder: its name, for the message.
-        reward: what was asked.
-        count: prompts for which the reward gave no text any weight.
-        among: the prompts.
-    """
-    name = reward_name(reward)
-    if count and (decoder, name) not in _said:
-        _said.add((decoder, name))
-        logger.warning(
-            "%s: reward %r gave no weight (0, or no opinion) to any text of %d of %d prompts: there it changes "
-            "nothing, and the policy alone decides",
-            decoder, name, count, len(among),
-        )  # fmt: skip
 
 
 def check_probabilities(scores: Sequence[Any], completions: Sequence[Text], name: str, reward_as: str) -> None:

@@ -207,11 +207,11 @@ def check_room(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> N
     """
     left = room_behind(model, prompt_tokens)
     if left is not None and new_tokens > left:
+        lower = f"lower max_new_tokens (--max-new-tokens) to {left} or less"
         raise ConfigError(
             f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones make {prompt_tokens + new_tokens}, and "
             f"{type(model).__name__} has {prompt_tokens + left} positions; "
-            + (f"lower max_new_tokens (--max-new-tokens) to {left} or less, or " if left > 0 else "")
-            + "shorten the prompts"
+            + " or ".join([lower] * (left > 0) + ["shorten the prompts"] * (not model.config.is_encoder_decoder))
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from alignkit.decoding.best_of_n import BestOfN
-from alignkit.decoding.log_scores import ScoredTexts, log_probabilities, say_nothing_counts
+from alignkit.decoding.log_scores import ScoredTexts, log_probabilities
 from alignkit.decoding.policy_tree import check_number
 from alignkit.errors import ConfigError, DataError
 from alignkit.reward import call_reward, in_evaluation, reward_name, scalar_score
@@ -116,7 +116,7 @@ class Resample(BestOfN):
         drawn_by = self._log_weights(scores, prompts, completions, columns).view(-1, self.n)
         logs = drawn_by.clone()
         nothing = ~logs.isfinite().any(1)
-        say_nothing_counts("resample", self.reward, int(nothing.sum()), logs)
+        self.no_say.look(self.reward, int(nothing.sum()), len(logs))
         logs[nothing, 0] = 0.0  # nothing to choose by: the first
         luck = torch.rand(len(logs), dtype=torch.float64) if uniform is None else uniform.double().cpu()
         cumulative = logs.softmax(1).cumsum(1)

@@ -94,7 +94,7 @@ def explained(name: str | os.PathLike, folder: str, part: str) -> Iterator[None]
                 f"the {part} in {folder!r} cannot be loaded: {_first_line(error).rstrip('.')}. "
                 "Check that its files are complete and that this version of transformers knows the model type"
             ) from error
-        sought = "model or run to take the tokenizer of:" if part == "tokenizer" else part
+        sought = "model or run" if part == "tokenizer" else part  # the first that is sought of a model
         raise ModelError(f"there is no {sought} {folder!r}: {_where_looked(folder)}") from error
 
 

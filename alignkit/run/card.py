@@ -26,6 +26,7 @@ from alignkit.report.reliability import reliability_section, write_diagram
 from alignkit.report.sections import is_per_token_kl
 from alignkit.report.words import figure_of, signed, written
 from alignkit.run.environment import launch_command
+from alignkit.run.trained_model import longest_completion
 from alignkit.trainers.model_card import HOSTS_MARK, local_name
 from alignkit.whole_files import write_text
 
@@ -133,7 +134,7 @@ def render_card(run: RunFiles, saved: Path, recipe: Recipe, model: Any, tokenize
         pair="text_pair" in facts["data"]["train"]["columns"],
         auto_class=("AutoPeftModelFor" if adapter else "AutoModelFor")
         + ("Seq2SeqLM" if config.is_encoder_decoder else "CausalLM"),
-        max_new_tokens=_longest(recipe),
+        max_new_tokens=longest_completion(recipe.to_dict()),
         loading=_loading(saved, adapter, own),
         before=run.before,
         intervals=any(row[-1] for row in _figures(run)),
@@ -173,10 +174,6 @@ def _origin(base: str | None, adapter: bool) -> str:
     source = resolve_model(base)
     named = f"[{base}](https://huggingface.co/{base})" if _is_on_hub(base) else f"`{local_name(source)}`, a local model"
     return f"{'An adapter for' if adapter else 'A fine-tuned version of'} {named}, trained with alignkit."
-
-
-def _longest(recipe: Recipe) -> int:
-    return int(recipe.training.get("max_completion_length") or recipe.evaluation.get("max_new_tokens") or 64)
 
 
 def _figures(run: RunFiles) -> list[tuple[str, str, str, str, str]]:

@@ -3,6 +3,7 @@
 model/              the trained model, its tokenizer and its card (README.md)
 rewards/            rewards that learned, as they ended, see `alignkit.trainers.ended_rewards`
 recipe.yaml         the recipe as resolved, a recipe itself; its header names reward versions
+recipe_begun.yaml   the same as the run was begun, where it was continued with another
 metrics.jsonl       one object a logged step
 samples.jsonl       completions, before, during and after training
 environment.json    versions, machine, number of processes, seed, rewards, data
@@ -72,6 +73,7 @@ class RunFolder:
         self.checkpoint = checkpoint
         self.keep = keep
         self.main = main
+        self._changed = False  # since the run that is to be continued was begun
 
     @property
     def start_step(self) -> int:
@@ -148,8 +150,8 @@ class RunFolder:
                 checkpoint brings along (learning rates, the optimiser, seeds), or has more steps behind it already
                 than the recipe asks for.
         """
-        file = self.path / "recipe.yaml"
-        if self.checkpoint is None or not file.is_file():
+        file = next((f for f in (self.path / BEGUN_WITH, self.path / "recipe.yaml") if f.is_file()), None)
+        if self.checkpoint is None or file is None:
             return
         begun, now = yaml.safe_load(file.read_text(encoding="utf-8")), recipe.to_dict()
         changed = [key for key in ("trainer", "model", "adapter", "quantization") if begun.get(key) != now.get(key)]
@@ -168,12 +170,10 @@ class RunFolder:
                 f"what the recipe says now would change nothing. Resume with the recipe in {file}, or choose another "
                 "training.output_dir"
             )
+        self._changed = bool(settings)
         if settings and self.main:
             told = ", ".join(f"{key} ({old} before, {new} now)" for key, (old, new) in settings.items())
-            kept_file = self.path / BEGUN_WITH
-            if not kept_file.is_file():
-                shutil.copyfile(file, kept_file)
-            print(f"changed since the run was begun: {told}. It was begun with {kept_file}")
+            print(f"changed since the run was begun: {told}. What it was begun with stays in {self.path / BEGUN_WITH}")
         limit, done = now["training"].get("max_steps") or 0, step_of(self.checkpoint)
         if 0 < limit < done:
             raise AlignkitError(
@@ -189,7 +189,10 @@ class RunFolder:
             version = f"{origin.get('distribution') or 'no distribution'} {origin.get('version') or ''}".strip()
             header += f"\n  {origin['name']}: {origin['target']}, {version}"
         if self.main:
-            write_text(self.path / "recipe.yaml", recipe.to_yaml(header))
+            file, begun = self.path / "recipe.yaml", self.path / BEGUN_WITH
+            if self._changed and not begun.is_file():
+                write_text(begun, file.read_text(encoding="utf-8"))
+            write_text(file, recipe.to_yaml(header))
 
     def write_environment(self, recipe: Recipe, rewards: list[Any], data: dict[str, Any], model: Any) -> None:
         """Machine, versions, seed, rewards, data and size of the model."""

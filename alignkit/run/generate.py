@@ -13,22 +13,21 @@ from rich.markup import escape
 
 from alignkit.compose import WeightedSum
 from alignkit.console import goes_to_a_terminal, standard_output
-from alignkit.data.dialogue import TURN_END, Context, context_of
+from alignkit.data.dialogue import TURN_END
 from alignkit.decoding.generation import generation_config_for
-from alignkit.decoding.prompts import check_room, encode_prompts, room_behind
+from alignkit.decoding.prompts import encode_prompts
 from alignkit.decoding.sampling import SamplingDecoder
 from alignkit.errors import ConfigError, DataError
 from alignkit.held_out import generate_rows
 from alignkit.json_lines import read_json_lines
 from alignkit.models.loading import load_causal_or_seq2seq, load_tokenizer
-from alignkit.models.locating import RUN_RECIPE, is_run, resolve_model
 from alignkit.recipe import read_rewards
-from alignkit.recipe.reading import read_recipe
 from alignkit.reward import call_reward, check_columns, unique_names
 from alignkit.run.best_of_n import best_of_n_rows
 from alignkit.run.environment import quiet_hosts
 from alignkit.run.ingredients import build_named_rewards
 from alignkit.run.search import build_chooser, search_rows
+from alignkit.run.trained_model import completion_length, context_of_run
 from alignkit.search_options import OF_SAMPLES, SEARCHES, search_settings
 from alignkit.text import completion_text, prompt_text
 from alignkit.whole_files import prepare_output, write_text
@@ -70,12 +69,7 @@ def generate_to(args: argparse.Namespace) -> list[dict[str, Any]]:
     _say_how_turns_end(args.model, examples)
     model = load_causal_or_seq2seq(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     longest = max(map(len, encode_prompts(tokenizer, [example["prompt"] for example in examples])))
-    begun = 1 if model.config.is_encoder_decoder else longest
-    tokens = args.max_new_tokens
-    if tokens is None:
-        tokens, room = longest_completion(args.model), room_behind(model, begun)
-        tokens = tokens if room is None else max(min(tokens, room), 1)
-    check_room(model, begun, tokens)
+    tokens = completion_length(args.model, model, longest, args.max_new_tokens)
     config = sampling_settings(model, tokenizer, tokens, args.temperature, top_p=args.top_p, top_k=args.top_k)
     wanted = [example for example in examples for _ in range(args.count)]
     how = {"generation_config": config, "reward_funcs": rewards, "batch_size": args.batch_size, "seed": args.seed}
@@ -133,27 +127,6 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
 def _written(row: dict[str, Any]) -> dict[str, Any]:
     kept = {key: row[key] for key in ("prompt", "completion", "rewards", "length")}
     return {**row["columns"], **kept, **{key: row[key] for key in ("log_density", *BESIDE) if key in row}}
-
-
-def context_of_run(model: str) -> Context | None:
-    """How the run that trained a model formed its dialogues; None for other data, or a model of no run."""
-    data = _recipe_of_run(model).get("data")
-    return context_of(**{key: value for key, value in data.items() if key != "ptx"}) if data else None
-
-
-def longest_completion(model: str) -> int:
-    """In tokens, where nobody says otherwise: as the run that trained the model had it, or 64."""
-    recipe = _recipe_of_run(model)
-    evaluation = recipe.get("evaluation")
-    told = evaluation.get("max_new_tokens") if isinstance(evaluation, dict) else None
-    return int((recipe.get("training") or {}).get("max_completion_length") or told or 64)
-
-
-def _recipe_of_run(model: str) -> dict[str, Any]:
-    """The recipe of the run that trained a model, nothing for a model of no run."""
-    folder = Path(resolve_model(model))
-    run = next((place for place in (folder, folder.parent) if is_run(place)), None)
-    return read_recipe(run / RUN_RECIPE) if run is not None else {}
 
 
 def _say_how_turns_end(model: str, examples: list[dict[str, Any]]) -> None:

@@ -119,7 +119,7 @@ def summarise(rows: list[Row], reward_names: list[str]) -> dict[str, float]:
     """Means over rows: `reward`, `reward_std`, `rewards/<name>/mean`, `kl` (nats per response), `length`,
     and, where references were scored, `reference_perplexity` and `reference_perplexity_sampled` (per token, of all
     references together; at temperature 1 and at the one that completions are sampled with), with `Resample` also
-    `reference_undrawn`, the share of references that it never writes, and `reference_perplexity_resampled`, left out
+    `reference_undrawn`, the share of references without weight, and `reference_perplexity_resampled`, left out
     where there are such."""
     figures: dict[str, float] = {}
     scored = [row["reward"] for row in rows if row["reward"] is not None]
