@@ -85,8 +85,13 @@ def value(study: Study, run: Run, part: str, key: str) -> float | None:
     """What a run has under the key of a column, or None; `part` is `before` or `after`.
 
     `name@T` is the figure of texts sampled at temperature T, of runs judged with --temperatures, `one|other` the first
-    that the run has, `log name` the natural logarithm.
+    that the run has, `log name` the natural logarithm; `curve X` is y of the study's curves where x is X.
     """
+    if study.curves and key.startswith("curve "):
+        place = float(key.removeprefix("curve "))
+        if part != "after" or not run.temperatures:
+            return None
+        return value_at(run.temperatures, study.curves["x"], study.curves["y"], place)
     names, _, temperature = key.removeprefix("log ").partition("@")
     figures = getattr(run, part)
     if temperature:
@@ -164,7 +169,7 @@ def seed_differences(study: Study) -> str:
     base = {run.seed: run for run in study.runs if run.method == other}
     lines = [
         f"Difference to {other} of the same seed: the mean over seeds, and where there are several its 95% interval "
-        "(Student's t):\n",
+        "(Student's t); in brackets their number where not all have the figure:\n",
         "| | seeds | " + " | ".join(keys.values()) + " |",
         "| --- | ---: |" + " ---: |" * len(keys),
     ]
@@ -176,7 +181,8 @@ def seed_differences(study: Study) -> str:
         for key in keys:
             sides = [[value(study, run, "after", key) for run in pair] for pair in pairs]
             known = [mine - theirs for mine, theirs in sides if mine is not None and theirs is not None]
-            cells.append(_with_interval(known) if known else "–")
+            fewer = f" [{len(known)}]" if len(known) < len(pairs) else ""  # a curve need not reach everywhere
+            cells.append(_with_interval(known) + fewer if known else "–")
         lines.append(f"| {method} | {len(pairs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.test_results_page import STUDY, docs, make_results
+from tests.test_results_page import STUDY, add_result, docs, make_results
 
 __all__ = ["docs"]  # the fixture
 
@@ -86,3 +86,26 @@ def test_what_has_no_logarithm_is_named(docs):
     (docs / "results" / "sentiment" / "study.yaml").write_text("{title: T, text: t, columns: {log kl: log KL}}")
     with pytest.raises(SystemExit, match="'log kl' of seed 2 of rloo, which is -1: no logarithm"):
         make_results.main([], docs)
+
+
+def test_curves_are_compared_at_one_place_in_pairs(tmp_path):
+    environment = {
+        "command": ["alignkit", "evaluate", "a"], "accelerators": [], "processor": "Some CPU", "threads": 1,
+        "packages": {}, "data": {"train": {"rows": 9}, "validation": {"rows": 4}},
+    }  # fmt: skip
+    more = {"mle": {1: 0.0, 2: 0.02}, "gan": {1: 0.03, 2: 0.03}}
+    for system, seeds in more.items():
+        for seed, higher in seeds.items():
+            places = [(0.5, 0.6), (1.0, 0.2)] if (system, seed) != ("gan", 2) else [(0.5, 0.6), (1.0, 0.4)]
+            sweep = [{"temperature": t, "figures": {"self_bleu_4": x, "bleu_4": x + higher}} for t, x in places]
+            found = {"figures": {"bleu_4": 0.4}, "environment": {**environment, "seed": seed}, "temperatures": sweep}
+            (tmp_path / "judged.json").write_text(json.dumps(found))
+            add_result.publish(tmp_path / "judged.json", "texts", system, tmp_path / "results")
+    (tmp_path / "results" / "texts" / "study.yaml").write_text(
+        "{title: T, text: t, columns: {bleu_4: B}, curves: {x: self_bleu_4, y: bleu_4}, order: [mle, gan],"
+        " seed_differences: {to: mle, columns: {curve 0.5: at 0.5, curve 0.3: at 0.3, curve 0.1: at 0.1}}}"
+    )
+    assert make_results.main([], tmp_path) == 0
+    text = (tmp_path / "results.md").read_text()
+    half = 12.70620474 * math.sqrt(2 * 0.01**2 / 2)  # t with one degree of freedom
+    assert f"| gan | 2 | +0.0200 ({0.02 - half:+.4f} to {0.02 + half:+.4f}) | +0.0300 [1] | – |" in text
