@@ -25,6 +25,8 @@ WATCHED = (
     ("reward", ("reward",)),
     ("held-out reward", ("eval_reward",)),
     ("accuracy", ("eval_accuracy",)),
+    ("discriminator accuracy", ("discriminator/accuracy",)),
+    ("effective share", ("ess/share",)),
     ("KL per response", ("kl",)),
     ("entropy", ("entropy",)),
     ("length", ("completions/mean_length",)),
