@@ -58,7 +58,7 @@ def runs(tiny_quickstart, tmp_path_factory):
 @pytest.mark.parametrize("trainer", ON_POLICY)
 def test_the_folder_holds_everything(runs, trainer):
     folder = runs[trainer]
-    assert {name for name in RUN_FILES if not (folder / name).is_file()} == {"health_dump.json"}
+    assert {name for name in RUN_FILES if not (folder / name).is_file()} == {"health_dump.json", "recipe_begun.yaml"}
     results = json.loads((folder / "results.json").read_text())
     assert set(results["before"]) == set(results["after"])
     assert {"reward", "rewards/sentiment/mean", "kl", "distinct_2", "perplexity"} <= set(results["after"])
